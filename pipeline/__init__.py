@@ -1,0 +1,1 @@
+"""Headstart: frozen backbones in, cached embeddings kept, heads swapped in seconds."""

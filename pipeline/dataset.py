@@ -1,0 +1,148 @@
+"""Which images, which labels, which split: the nouns, and the tables they are kept in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import files
+from pipeline.errors import IntegrityError
+
+Digests = npt.NDArray[np.bytes_]
+"""(N,) S64: hex sha256 of each image's bytes."""
+
+PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
+
+_IMAGES = pa.schema([("sha256", pa.string()), ("path", pa.string()), ("bytes", pa.int64())])
+_LABELS = pa.schema(
+    [(name, pa.string()) for name in ("path", "sha256", "label", "split", "group")]
+)
+
+
+class Split(StrEnum):
+    """What an image is used for."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """An image, or a row of a manifest, that is left out, and why; a row of problems.csv."""
+
+    path: str
+    sha256: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """The distinct images, sorted by digest. sha256: (N,) S64; path, bytes: one of each image.
+
+    path is relative to the data root, with `/`.
+    """
+
+    sha256: Digests
+    path: tuple[str, ...]
+    bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One row a path, sorted by path: (N,) object arrays of text, sha256 as (N,) S64.
+
+    group holds None where there is none.
+    """
+
+    path: npt.NDArray[np.object_]
+    sha256: Digests
+    label: npt.NDArray[np.object_]
+    split: npt.NDArray[np.object_]
+    group: npt.NDArray[np.object_]
+
+    def where(self, mask: npt.NDArray[Any]) -> "Labels":
+        """The rows that a boolean mask or an index array names."""
+        return Labels(
+            self.path[mask], self.sha256[mask], self.label[mask], self.split[mask], self.group[mask]
+        )
+
+
+def digests(values: Iterable[str]) -> Digests:
+    """Hex digests as an (N,) S64 array."""
+    return np.array(list(values), dtype="S64")
+
+
+def positions(digests: Digests, wanted: Digests) -> npt.NDArray[np.int64]:
+    """Where each of `wanted` stands in the sorted `digests`; -1 where it does not. (M,) int64."""
+    if len(digests) == 0:
+        return np.full(len(wanted), -1, dtype=np.int64)
+    found = np.minimum(np.searchsorted(digests, wanted), len(digests) - 1)
+    return np.where(digests[found] == wanted, found, -1).astype(np.int64)
+
+
+def write_images(path: Path, images: Images) -> None:
+    """Write images.parquet."""
+    columns = [images.sha256.astype("U64").tolist(), list(images.path), list(images.bytes)]
+    _write(path, columns, _IMAGES)
+
+
+def read_images(path: Path) -> Images:
+    """Read images.parquet. Raises IntegrityError where it is not one."""
+    table = _read(path, _IMAGES)
+    return Images(
+        sha256=digests(table["sha256"].to_pylist()),
+        path=tuple(table["path"].to_pylist()),
+        bytes=tuple(table["bytes"].to_pylist()),
+    )
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write labels.parquet."""
+    columns: list[list[Any]] = [
+        labels.path.tolist(),
+        labels.sha256.astype("U64").tolist(),
+        labels.label.tolist(),
+        [str(split) for split in labels.split],
+        labels.group.tolist(),
+    ]
+    _write(path, columns, _LABELS)
+
+
+def read_labels(path: Path) -> Labels:
+    """Read labels.parquet. Raises IntegrityError where it is not one."""
+    table = _read(path, _LABELS)
+    columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in _LABELS.names}
+    return Labels(**{**columns, "sha256": digests(columns["sha256"])})
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Write a problems.csv, sorted; the header stands there even where there is no problem."""
+    files.write_csv(path, PROBLEM_COLUMNS, (asdict(problem) for problem in sorted(problems)))
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a problems.csv."""
+    return [Problem(**row) for row in files.read_csv(path)]
+
+
+def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> None:
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    with files.replacing(path) as beside:
+        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), beside)
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, FileNotFoundError) as error:
+        raise IntegrityError(
+            f"{path} is not the table it should be ({error}); run 'dvc repro -f prepare'"
+        ) from None

@@ -1,0 +1,103 @@
+"""The errors Headstart raises for its users, and the exit codes they end with.
+
+    HeadstartError              1
+    ├── ConfigurationError      2   params.yaml or a command line says something wrong
+    ├── InputError              3   the images, labels or weights cannot be used as they are
+    │   └── ImageError          -   one image cannot be embedded; listed, never fatal by itself
+    ├── IntegrityError          4   a file is not what its record says it is
+    ├── ResourceError           5   disk or memory ran out
+    └── ClusterError            6   a Dask cluster cannot be reached or was lost
+
+Ctrl-C ends with 130. A message says what is wrong, where, and what to type next.
+Anything that is not a HeadstartError is a fault of ours and keeps its traceback.
+"""
+
+import errno
+import sys
+from collections.abc import Callable
+
+INTERRUPTED = 130
+
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class HeadstartError(Exception):
+    """Something the user can mend; its text is one line."""
+
+    exit_code = 1
+
+
+class ConfigurationError(HeadstartError):
+    """params.yaml, or a command's arguments, say something that cannot be done."""
+
+    exit_code = 2
+
+
+class InputError(HeadstartError):
+    """Images, labels, manifests or weights that cannot be used as they are."""
+
+    exit_code = 3
+
+
+class ImageError(InputError):
+    """One image that cannot be embedded.
+
+    reason: a code of problems.csv (`truncated`, `empty`, …); detail: free text, one line.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = " ".join(detail.split())
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.reason, self.detail)
+
+
+class IntegrityError(HeadstartError):
+    """A file whose content is not what its record says."""
+
+    exit_code = 4
+
+
+class ResourceError(HeadstartError):
+    """Disk or memory ran out."""
+
+    exit_code = 5
+
+
+class ClusterError(HeadstartError):
+    """A Dask cluster that cannot be reached, is refused, or was lost."""
+
+    exit_code = 6
+
+
+def exit_status(run: Callable[[], int | None]) -> int:
+    """Call `run` and return the exit code; a user's error is printed as one line on stderr."""
+    try:
+        return run() or 0
+    except HeadstartError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing is half-written, run the same command to go on", INTERRUPTED)
+    except MemoryError:
+        return _fail(
+            "memory ran out; lower execution.workers or execution.batch_size in params.yaml",
+            ResourceError.exit_code,
+        )
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe (`| head`) went away: nothing to tell it
+        return 0
+    except OSError as error:
+        if error.errno not in _OUT_OF_SPACE:
+            raise
+        place = f" at {error.filename}" if error.filename else ""
+        return _fail(
+            f"the disk is full{place}; free some space and run the same command again",
+            ResourceError.exit_code,
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"headstart: error: {' '.join(message.split())}", file=sys.stderr)
+    return code

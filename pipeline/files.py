@@ -1,0 +1,108 @@
+"""Files that are whole or absent: written beside, flushed to the disk, then renamed."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+"""Ending of what a killed run may leave behind; .dvcignore and .gitignore name it."""
+
+
+@contextmanager
+def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it becomes `path`, on error it goes.
+
+    unique: several writers may aim at the same `path` at once (the store); otherwise DVC's
+    lock leaves one, and what a killed run left there is overwritten.
+    Raises OSError as the file system does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f".{os.getpid()}-{os.urandom(4).hex()}" if unique else ""
+    beside = path.with_name(f".{path.name}{mark}{PARTIAL}")
+    _remove(beside)
+    try:
+        yield beside
+        sync(beside)
+        if beside.is_dir() and path.is_dir():
+            _remove(path)
+        os.replace(beside, path)
+        _sync_one(path.parent)
+    except BaseException:
+        _remove(beside)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder with all it holds, to the disk."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _sync_one(Path(folder, name))
+            _sync_one(Path(folder))
+    else:
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def json_text(value: Any) -> str:
+    """The one way JSON is written: sorted keys, two spaces, no NaN, a final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as sorted JSON."""
+    write_bytes(path, json_text(value).encode())
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Replace `path` by a CSV table with a header, in UTF-8 with plain newlines."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV table that `write_csv` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Hex sha256 of a value's canonical (sorted, compact) JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

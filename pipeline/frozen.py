@@ -1,0 +1,187 @@
+"""A frozen backbone on disk: its record, its identity and the probe that checks a machine.
+
+backbones/<name>/ holds one model file and backbone.json. The fingerprint names what made an
+embedding: sha256 of the recipe's fields, one of which is the pixel probe, the digest of what
+this machine's decoder and resizer make of a fixed set of small images.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import files
+from pipeline.errors import IntegrityError
+from pipeline.images import Pixels, Preprocessing, preprocess
+
+FORMAT_VERSION = 1
+RECORD = "backbone.json"
+PROBE = Path(__file__).with_name("probe")
+
+TOLERANCE = {"float32": (0.9999, 1e-3), "float16": (0.999, 1e-2), "bfloat16": (0.99, 5e-2)}
+"""By precision: the least cosine and the largest |d| over the probe's RMS that may drift."""
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FrozenBackbone:
+    """What backbone.json says. folder: where it lies; dim: length of an embedding.
+
+    fields: what the fingerprint is made of; see `fingerprint_of`.
+    """
+
+    folder: Path
+    name: str
+    file: str
+    file_sha256: str
+    dim: int
+    weights: str
+    licence: str
+    fields: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the embeddings this backbone makes."""
+        return fingerprint_of(self.fields)
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.folder / self.file
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The recipe for its images."""
+        return preprocessing_of(self.fields)
+
+    @property
+    def storage(self) -> str:
+        """dtype embeddings are kept in: float16 or float32."""
+        return str(self.fields["storage"])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far two sets of probe embeddings lie apart. cosine: the lowest; relative: max |d| / RMS."""
+
+    cosine: float
+    relative: float
+
+
+def preprocessing_of(fields: dict[str, Any]) -> Preprocessing:
+    """The recipe that a fingerprint's fields carry."""
+    recipe = dict(fields["preprocessing"])
+    return Preprocessing(**{**recipe, "mean": tuple(recipe["mean"]), "std": tuple(recipe["std"])})
+
+
+def fingerprint_of(fields: dict[str, Any]) -> str:
+    """Hex sha256 over the fields, as sorted JSON."""
+    return files.sha256_of_json(fields)
+
+
+def write(backbone: FrozenBackbone) -> None:
+    """Write backbone.json beside the model file."""
+    record = {
+        "format_version": FORMAT_VERSION,
+        "name": backbone.name,
+        "file": backbone.file,
+        "file_sha256": backbone.file_sha256,
+        "dim": backbone.dim,
+        "weights": backbone.weights,
+        "licence": backbone.licence,
+        "fields": backbone.fields,
+        "fingerprint": backbone.fingerprint,
+    }
+    files.write_json(backbone.folder / RECORD, record)
+
+
+def load(folder: Path) -> FrozenBackbone:
+    """Read backbone.json and check the model file and this machine's pixels against it.
+
+    Raises IntegrityError, naming what differs with both values.
+    """
+    backbone = _read(folder)
+    again = f"run 'dvc repro -f freeze@{backbone.name}'"
+    actual = files.sha256_of(backbone.model)
+    if actual != backbone.file_sha256:
+        raise IntegrityError(
+            f"{backbone.model}: file_sha256 is {actual}, recorded {backbone.file_sha256}; {again}"
+        )
+    probe = pixel_probe(backbone.preprocessing)
+    if probe != backbone.fields["pixel_probe"]:
+        raise IntegrityError(
+            f"{folder}: pixel_probe is {probe} with this machine's decoder, recorded "
+            f"{backbone.fields['pixel_probe']}; install the recorded Pillow or {again}"
+        )
+    return backbone
+
+
+def _read(folder: Path) -> FrozenBackbone:
+    path = folder / RECORD
+    again = f"run 'dvc repro -f freeze@{folder.name}'"
+    try:
+        record = json.loads(path.read_bytes())
+        version = record.pop("format_version")
+        stated = record.pop("fingerprint")
+        backbone = FrozenBackbone(folder=folder, **record)
+        computed = backbone.fingerprint
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; {again}") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); {again}") from None
+    if version != FORMAT_VERSION:
+        raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}; {again}")
+    if computed != stated:
+        raise IntegrityError(
+            f"{path}: fingerprint of its fields is {computed}, recorded {stated}; {again}"
+        )
+    if not backbone.model.is_file() or "/" in backbone.file:
+        raise IntegrityError(f"{backbone.model} is missing; {again}")
+    return backbone
+
+
+@lru_cache(maxsize=8)
+def probe_pixels(recipe: Preprocessing) -> Pixels:
+    """The probe's images, preprocessed: (K, H, W, 3) uint8, in the order of their names."""
+    paths = sorted(path for path in PROBE.iterdir() if path.suffix != ".partial")
+    pixels = np.stack([preprocess(path.read_bytes(), recipe) for path in paths])
+    pixels.flags.writeable = False
+    return pixels
+
+
+def pixel_probe(recipe: Preprocessing) -> str:
+    """Hex sha256 of the probe's pixels on this machine."""
+    return hashlib.sha256(probe_pixels(recipe).tobytes()).hexdigest()
+
+
+def drift(measured: Vectors, reference: Vectors) -> Drift:
+    """Compare probe embeddings, both (K, D) float32."""
+    a, b = measured.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same = (a == b).all(axis=1)
+    cosines = np.where(same, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
+    rms = float(np.sqrt((b**2).mean())) or 1.0
+    return Drift(cosine=float(cosines.min()), relative=float(np.abs(a - b).max() / rms))
+
+
+def check_drift(measured: Vectors, reference: Vectors, *, precision: str, what: str) -> Drift:
+    """The drift, if it is within TOLERANCE; what: whose probe this is, for the message.
+
+    Raises IntegrityError with the figures otherwise, also where a value is not finite.
+    """
+    if measured.shape != reference.shape:
+        raise IntegrityError(f"{what}: probe of shape {measured.shape}, expected {reference.shape}")
+    found = drift(measured, reference)
+    least, most = TOLERANCE[precision]
+    if not (found.cosine >= least and found.relative <= most):
+        raise IntegrityError(
+            f"{what}: the embedding probe drifts: cosine {found.cosine:.6f} (at least {least}), "
+            f"max |d| / RMS {found.relative:.2e} (at most {most:g})"
+        )
+    return found

@@ -1,0 +1,261 @@
+"""The shape of params.yaml: what each key is, what it may be, and the line a wrong one gets."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import ConfigurationError
+
+NAME = re.compile(r"[a-z0-9_]+")
+RESERVED = "best"
+"""The key of metrics.json beside the backbones' names, so no backbone may have it."""
+
+M = TypeVar("M", bound=BaseModel)
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Block(BaseModel):
+    """A mapping of params.yaml: unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SplitParams(_Block):
+    """How the data is split where it does not split itself; fractions of what is split."""
+
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+    group: str | None = None
+
+
+class DataParams(_Block):
+    """Which images, and how they are split."""
+
+    path: Annotated[str, Field(min_length=1)]
+    format: str | None = None
+    split: SplitParams = SplitParams()
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+
+class PreprocessingParams(_Block):
+    """A recipe that replaces the weights' own; sizes in pixels, mean and std of 0..1 values."""
+
+    resize: Annotated[int, Field(ge=1)]
+    crop: Annotated[int, Field(ge=1)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class BackboneParams(_Block):
+    """One frozen backbone: where its weights come from and how it is run."""
+
+    source: str
+    model: str | None = None
+    weights: str | None = None
+    sha256: Sha256 | None = None
+    preprocessing: PreprocessingParams | None = None
+    runtime: str = "onnx"
+    precision: Literal["float32"] = "float32"
+    storage: Literal["float16", "float32"] = "float16"
+
+
+class HeadParams(BaseModel):
+    """One head: its kind; the kind itself checks the options beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every key but `kind`."""
+        return dict(self.model_extra or {})
+
+
+class RunParams(_Block):
+    """What `dvc repro` runs: names of entries above."""
+
+    backbones: Annotated[list[str], Field(min_length=1)]
+    heads: Annotated[list[str], Field(min_length=1)]
+
+
+class ExecutionParams(_Block):
+    """Mechanics: about speed and place, tracked by no stage, never part of a result."""
+
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    threads: Count | Literal["auto"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: Count | Literal["auto"] = "auto"
+    scheduler: str | None = None
+    store: str = "artifacts/.store"
+
+
+class Params(_Block):
+    """All of params.yaml."""
+
+    data: DataParams
+    backbones: dict[str, BackboneParams]
+    heads: dict[str, HeadParams]
+    run: RunParams
+    curve: dict[str, Any] = {}
+    finetune: dict[str, Any] = {}
+    execution: ExecutionParams = ExecutionParams()
+
+
+def load(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises ConfigurationError, one line: the file, the key, its value and what is allowed.
+    """
+    return parse(_read(path), where=path.name)
+
+
+def parse(content: object, *, where: str = "params.yaml") -> Params:
+    """Check the mapping that params.yaml holds; see `load`."""
+    params = checked(Params, content, where=where)
+    _check_names(params, where)
+    return params
+
+
+def checked(model: type[M], content: object, *, where: str, at: str = "") -> M:
+    """Validate `content` against a pydantic model; the first fault becomes one line.
+
+    at: dotted key of `content` within the file. Raises ConfigurationError.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError(_line(error, where, at)) from None
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """The words for a name that is not known, the near miss named, or all that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if near:
+        return f"unknown {what} {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown {what} {name!r}; choose one of: {', '.join(names) or '(none)'}"
+
+
+def _read(path: Path) -> object:
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} does not exist; run this in the folder that holds params.yaml"
+        ) from None
+    except DuplicateKeyError as error:
+        key = re.search(r'duplicate key "(.*?)"', str(error.problem))
+        raise ConfigurationError(
+            f"{path.name}:{_line_number(error)}: the key {key[1] if key else '?'!r} stands twice; "
+            "delete one"
+        ) from None
+    except MarkedYAMLError as error:
+        raise ConfigurationError(
+            f"{path.name}:{_line_number(error)}: not valid YAML: {error.problem}"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path.name}: not UTF-8 text; save it as UTF-8") from None
+
+
+def _line_number(error: MarkedYAMLError) -> int:
+    mark = error.problem_mark
+    return mark.line + 1 if mark else 0
+
+
+def _line(error: ValidationError, where: str, at: str) -> str:
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"] if not _is_type_tag(part)]
+    key = ".".join(filter(None, [at, *parts])) or "(top level)"
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        allowed = _siblings(error.title, parts)
+        near = difflib.get_close_matches(parts[-1], allowed, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(allowed)}"
+        return f"{where}: unknown key {key} (= {_short(value)}); {hint}"
+    if first["type"] == "missing":
+        return f"{where}: the key {key} is missing; add it"
+    wanted = [e["msg"] for e in error.errors() if _same_place(e["loc"], first["loc"])]
+    text = " or ".join(dict.fromkeys(map(_plain, wanted)))
+    return f"{where}: {key} is {_short(value)} ({_type_name(value)}): {text}"
+
+
+def _is_type_tag(part: object) -> bool:
+    """Pydantic names the member of a union in `loc`; the user's file does not have it."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
+
+
+def _same_place(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
+    return [p for p in left if not _is_type_tag(p)] == [p for p in right if not _is_type_tag(p)]
+
+
+def _plain(message: str) -> str:
+    message = re.sub(r" or instance of \w+$", "", message).replace("a valid dictionary", "a mapping")
+    message = re.sub(r" after validation, not \d+$", "", message)
+    return re.sub(r"^(Input|List|String|Dictionary) ", "", message)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _type_name(value: object) -> str:
+    names = {"str": "text", "dict": "mapping", "NoneType": "null", "bool": "true/false"}
+    return names.get(type(value).__name__, type(value).__name__)
+
+
+_BLOCKS: Mapping[str, type[BaseModel]] = {
+    "data": DataParams,
+    "split": SplitParams,
+    "preprocessing": PreprocessingParams,
+    "run": RunParams,
+    "execution": ExecutionParams,
+}
+
+
+def _siblings(title: str, parts: list[str]) -> list[str]:
+    """The keys allowed beside the last of `parts`."""
+    if title != Params.__name__:
+        return []
+    if len(parts) == 1:
+        return list(Params.model_fields)
+    if len(parts) == 3 and parts[0] == "backbones":
+        return list(BackboneParams.model_fields)
+    block = _BLOCKS.get(parts[-2])
+    return list(block.model_fields) if block else []
+
+
+def _check_names(params: Params, where: str) -> None:
+    for block, entries in (("backbones", params.backbones), ("heads", params.heads)):
+        for name in entries:
+            if not NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"{where}: {block}.{name}: a name is made of a-z, 0-9 and _; rename it"
+                )
+        listed: list[str] = getattr(params.run, block)
+        for name in listed:
+            if name not in entries:
+                raise ConfigurationError(
+                    f"{where}: run.{block}: {unknown(block[:-1], name, entries)}"
+                )
+            if listed.count(name) > 1:
+                raise ConfigurationError(f"{where}: run.{block}: {name!r} stands twice; delete one")
+    if RESERVED in params.backbones:
+        raise ConfigurationError(f"{where}: backbones.{RESERVED}: this name is taken; rename it")
+    for block in ("curve", "finetune"):
+        for name in getattr(params, block):
+            raise ConfigurationError(
+                f"{where}: {block}.{name}: this stage is not there yet; write {block}: {{}}"
+            )

@@ -1,0 +1,90 @@
+"""Where a run lies: the folder of params.yaml, the data, the artifacts and the store."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline import params as parameters
+from pipeline.errors import ConfigurationError
+from pipeline.params import BackboneParams, HeadParams, Params, unknown
+
+Entry = TypeVar("Entry")
+
+SAMPLE = "artifacts/sample"
+"""The data.path whose images the pipeline makes itself (stage `sample`)."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with params.yaml, and what its relative paths mean.
+
+    root: absolute folder of params.yaml, where stages read and write.
+    """
+
+    root: Path
+    params: Params
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the stages write."""
+        return self.root / "artifacts"
+
+    @property
+    def data(self) -> Path:
+        """data.path, absolute; may not exist."""
+        return self.locate(self.params.data.path)
+
+    @property
+    def store(self) -> Path:
+        """The embedding store: HEADSTART_STORE, or execution.store, shared by experiments."""
+        store = Path(os.environ.get("HEADSTART_STORE") or self.params.execution.store)
+        return (Path(os.environ.get("DVC_ROOT") or self.root) / store.expanduser()).resolve()
+
+    def backbone(self, name: str) -> BackboneParams:
+        """The entry of that name. Raises ConfigurationError."""
+        return _entry("backbone", name, self.params.backbones)
+
+    def head(self, name: str) -> HeadParams:
+        """The entry of that name. Raises ConfigurationError."""
+        return _entry("head", name, self.params.heads)
+
+    def locate(self, path: str) -> Path:
+        """An absolute path for one of params.yaml.
+
+        A queued experiment runs in a folder of its own; what is neither in git nor an output
+        of a stage is not there, and is looked up in the repository that queued it.
+        """
+        expanded = Path(path).expanduser()
+        here = self.root / expanded
+        there = Path(os.environ.get("DVC_ROOT") or self.root) / expanded
+        chosen = there if not here.exists() and there.exists() else here
+        return Path(os.path.abspath(chosen))
+
+
+def open_project(start: Path | None = None) -> Project:
+    """The project of `start` (the current folder), or of its nearest parent with a dvc.yaml.
+
+    Raises ConfigurationError where there is none or its params.yaml is wrong.
+    """
+    root = find_root(start or Path.cwd())
+    return Project(root=root, params=parameters.load(root / "params.yaml"))
+
+
+def _entry(what: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+    if name not in entries:
+        raise ConfigurationError(f"params.yaml: {what}s: {unknown(what, name, entries)}")
+    return entries[name]
+
+
+def find_root(start: Path) -> Path:
+    """The folder whose params.yaml is meant; see `open_project`."""
+    if (start / "params.yaml").is_file():
+        return start
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise ConfigurationError(
+        f"no params.yaml in {start} and no dvc.yaml above it; change to your project's folder"
+    )

@@ -1,0 +1,24 @@
+"""Freeze one backbone: params, weights -> artifacts/backbones/<b>/."""
+
+import argparse
+import sys
+
+from pipeline import files
+from pipeline.backbones import freezing
+from pipeline.errors import exit_status
+from pipeline.project import open_project
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.freeze", description=__doc__)
+    parser.add_argument("backbone", help="a name under backbones in params.yaml")
+    name = parser.parse_args().backbone
+    project = open_project()
+    folder = project.artifacts / "backbones" / name
+    drift = freezing.freeze(name, project.backbone(name), folder, locate=project.locate)
+    files.write_json(project.artifacts / "runs" / f"freeze-{name}.json", freezing.measured(drift))
+    print(f"froze {name}: cosine {drift.cosine:.8f}, max |d| / RMS {drift.relative:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,21 @@
+"""Hash, check and split the images: data.path -> artifacts/dataset/."""
+
+import sys
+
+from pipeline import preparation
+from pipeline.errors import exit_status
+from pipeline.formats import list_data
+from pipeline.project import open_project
+
+
+def main() -> None:
+    project = open_project()
+    data = project.params.data
+    listing = list_data(project.data, format=data.format, group=data.split.group)
+    prepared = preparation.prepare(listing, data.split)
+    preparation.write(prepared, project.artifacts / "dataset")
+    print(preparation.describe(prepared))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
