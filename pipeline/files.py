@@ -106,3 +106,8 @@ def sha256_of_json(value: Any) -> str:
     """Hex sha256 of a value's canonical (sorted, compact) JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,135 @@
+"""The tracked embeddings file: written from the store in one pass, verified when opened.
+
+Datasets: `embeddings` (N, D) float16 or float32, `sha256` (N,) S64, rows sorted by sha256.
+Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields and sha256 (of each
+dataset) as sorted JSON.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import files, frozen, hdf5
+from pipeline.dataset import Digests, positions
+from pipeline.errors import IntegrityError
+from pipeline.frozen import FrozenBackbone
+from pipeline.hdf5 import Array
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """An opened file. sha256: (N,) S64, sorted; vectors: (N, D), memory-mapped, read-only.
+
+    attributes: as stored, JSON ones parsed.
+    """
+
+    sha256: Digests
+    vectors: Array
+    attributes: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the vectors."""
+        return str(self.attributes["fingerprint"])
+
+    @property
+    def source(self) -> str:
+        """The backbone's source (`timm`, `pixels`, …)."""
+        return str(self.attributes["fingerprint_fields"]["source"])
+
+    def rows(self, wanted: Digests) -> npt.NDArray[np.int64]:
+        """The row of each image; -1 where it has none. (M,) int64."""
+        return positions(self.sha256, wanted)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The vectors of `rows` as (M, D) float32."""
+        return self.vectors[rows].astype(np.float32)
+
+
+def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterable[Array]) -> None:
+    """Write the tracked file, whole or not at all; equal content gives equal bytes.
+
+    sha256: (N,) S64, sorted; blocks: their vectors in that order.
+    Raises OSError where the disk is full and IntegrityError where it does not read back.
+    """
+    with files.replacing(path) as beside:
+        digests = hdf5.write_blocks(
+            beside,
+            "embeddings",
+            blocks,
+            shape=(len(sha256), backbone.dim),
+            dtype=backbone.storage,
+            others={"sha256": sha256},
+        )
+        hdf5.set_attributes(
+            beside,
+            {
+                "format_version": FORMAT_VERSION,
+                "backbone": backbone.name,
+                "dim": backbone.dim,
+                "fingerprint": backbone.fingerprint,
+                "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
+                "sha256": json.dumps(digests, sort_keys=True),
+            },
+        )
+        open(beside)
+
+
+def open(path: Path) -> Embeddings:
+    """Open and verify: plain HDF5, every dataset's sha256, the fingerprint over its fields.
+
+    Raises IntegrityError, naming what differs.
+    """
+    plain = hdf5.open_plain(path)
+    attributes = _attributes(path, plain.attributes)
+    for name, recorded in sorted(attributes["sha256"].items()):
+        if name not in plain.arrays:
+            raise IntegrityError(f"{path}: dataset {name} is missing; {_again(path)}")
+        if (actual := hdf5.digest(plain.arrays[name])) != recorded:
+            raise IntegrityError(
+                f"{path}: dataset {name} is damaged: sha256 {actual}, recorded {recorded}; "
+                f"{_again(path)}"
+            )
+    vectors, sha256 = plain.arrays["embeddings"], np.array(plain.arrays["sha256"])
+    if vectors.shape != (len(sha256), attributes["dim"]) or sha256.dtype != "S64":
+        raise IntegrityError(f"{path}: its datasets do not belong together; {_again(path)}")
+    if not (sha256[:-1] < sha256[1:]).all():
+        raise IntegrityError(f"{path}: its rows are not sorted by sha256; {_again(path)}")
+    return Embeddings(sha256, vectors, attributes)
+
+
+def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
+    try:
+        version = int(stored["format_version"])
+        attributes = {
+            "format_version": version,
+            "backbone": str(stored["backbone"]),
+            "dim": int(stored["dim"]),
+            "fingerprint": str(stored["fingerprint"]),
+            "fingerprint_fields": dict(json.loads(stored["fingerprint_fields"])),
+            "sha256": dict(json.loads(stored["sha256"])),
+        }
+        named = {"embeddings", "sha256"} <= set(attributes["sha256"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is no embeddings file ({error!r}); {_again(path)}") from None
+    if version != FORMAT_VERSION or not named:
+        raise IntegrityError(f"{path}: format_version {version} is not known; {_again(path)}")
+    computed = frozen.fingerprint_of(attributes["fingerprint_fields"])
+    if computed != attributes["fingerprint"]:
+        raise IntegrityError(
+            f"{path}: fingerprint of its fields is {computed}, recorded "
+            f"{attributes['fingerprint']}; {_again(path)}"
+        )
+    return attributes
+
+
+def _again(path: Path) -> str:
+    name = path.name.strip(".").split(".")[0]
+    return f"run 'dvc repro extract@{name}' where it was made, or fetch it again"

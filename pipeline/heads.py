@@ -1,0 +1,271 @@
+"""HEADS: the classifiers that train on cached embeddings, and the file a fitted one is kept in.
+
+A head is a function of its options that returns a Recipe; one function and one line in HEADS
+add a head. Options left at null are chosen by `pipeline.selection`.
+"""
+
+import inspect
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, create_model
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+
+from pipeline import files
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.params import HeadParams, checked, unknown
+
+C_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 5, 45))
+"""The 45 values of the linear-probe protocol (SimCLR, Chen 2020; DINOv2, Oquab 2023)."""
+
+SVM_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 0, 13))
+RBF_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-2, 4, 13))
+ALPHA_GRID = tuple(float(alpha) for alpha in 10.0 ** np.linspace(6, -2, 17))
+K_GRID = (200.0, 100.0, 50.0, 20.0, 10.0, 5.0, 3.0, 1.0)
+
+PCA_ROWS = 5000
+"""From this many training rows on, the RBF SVM works on PCA_DIMENSIONS principal components:
+its cost grows with rows squared times dimensions."""
+PCA_DIMENSIONS = 256
+
+TEMPERATURE = 0.07
+SEED = 0
+CONTROL = "dummy"
+"""The kind that is a control, never the best."""
+
+ClassWeight = Literal["balanced"] | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A head before it is fitted.
+
+    build(value, rows, tolerance): an unfitted scikit-learn pipeline whose last step is the
+    classifier; rows: of the training split; tolerance: of an iterative solver.
+    option: the one that can be searched, if any; value: what the user gave for it;
+    grid: its candidates, from the most regularised on.
+    """
+
+    build: Callable[[float, int, float], Pipeline]
+    option: str | None = None
+    value: float | None = None
+    grid: tuple[float, ...] = ()
+
+
+def logistic(*, C: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
+    """Multinomial logistic regression, L2; C: inverse regularisation, chosen when null."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        return make_pipeline(
+            StandardScaler(),
+            LogisticRegression(C=value, tol=tolerance, max_iter=1000, class_weight=class_weight),
+        )
+
+    return Recipe(build, "C", C, C_GRID)
+
+
+def linear_svm(*, C: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
+    """Linear support vector machine, one against the rest; no probabilities."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        svm = LinearSVC(
+            C=value,
+            tol=10 * tolerance,  # liblinear's scale: 1e-3 changes no prediction seen, at half the time
+            max_iter=2000,
+            class_weight=class_weight,
+            dual=True,  # the primal solver took 5 to 60 times as long on standardised embeddings
+            random_state=SEED,
+        )
+        return make_pipeline(StandardScaler(), svm)
+
+    return Recipe(build, "C", C, SVM_GRID)
+
+
+def rbf_svm(*, C: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
+    """Support vector machine, RBF kernel; on 256 principal components from 5,000 rows on."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        steps: list[Any] = [StandardScaler()]
+        if rows >= PCA_ROWS:
+            steps.append(PCA(PCA_DIMENSIONS, random_state=SEED))
+        return make_pipeline(*steps, SVC(C=value, tol=tolerance, class_weight=class_weight))
+
+    return Recipe(build, "C", C, RBF_GRID)
+
+
+def knn(*, k: PositiveInt | None = None) -> Recipe:
+    """Nearest neighbours by cosine, weighted exp(cosine / 0.07) as DINO does (Caron 2021)."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        neighbours = KNeighborsClassifier(
+            min(int(value), rows), metric="cosine", algorithm="brute", weights=similarity_weights
+        )
+        return make_pipeline(StandardScaler(), neighbours)
+
+    return Recipe(build, "k", k, K_GRID)
+
+
+def similarity_weights(distances: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """DINO's weights of neighbours at cosine distances; both (N, k)."""
+    weights: npt.NDArray[Any] = np.exp(-distances / TEMPERATURE)
+    return weights
+
+
+def nearest_mean() -> Recipe:
+    """The nearest class mean of standardised, L2-normalised embeddings; no option."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        return make_pipeline(StandardScaler(), Normalizer(), NearestCentroid())
+
+    return Recipe(build)
+
+
+def ridge(*, alpha: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
+    """Ridge regression on the classes as -1 and 1; alpha chosen when null; no probabilities."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        return make_pipeline(
+            StandardScaler(), RidgeClassifier(alpha=value, class_weight=class_weight)
+        )
+
+    return Recipe(build, "alpha", alpha, ALPHA_GRID)
+
+
+def dummy() -> Recipe:
+    """The class frequencies of the training images, whatever the image: the control."""
+
+    def build(value: float, rows: int, tolerance: float) -> Pipeline:
+        return make_pipeline(StandardScaler(), DummyClassifier(strategy="prior"))
+
+    return Recipe(build)
+
+
+HEADS: dict[str, Callable[..., Recipe]] = {
+    "logistic": logistic,
+    "linear_svm": linear_svm,
+    "rbf_svm": rbf_svm,
+    "knn": knn,
+    "nearest_mean": nearest_mean,
+    "ridge": ridge,
+    "dummy": dummy,
+}
+
+
+def recipe(name: str, entry: HeadParams) -> Recipe:
+    """The recipe of an entry of params.yaml. Raises ConfigurationError, near misses named."""
+    at = f"heads.{name}"
+    if entry.kind not in HEADS:
+        raise ConfigurationError(f"params.yaml: {at}.kind: {unknown('head', entry.kind, HEADS)}")
+    function = HEADS[entry.kind]
+    options = checked(_options(function), entry.options, where="params.yaml", at=at)
+    return function(**dict(options))
+
+
+def _options(function: Callable[..., Recipe]) -> type[BaseModel]:
+    """The options of a head as a pydantic model: the function's own keyword arguments."""
+    arguments: dict[str, Any] = {
+        name: (argument.annotation, argument.default)
+        for name, argument in inspect.signature(function).parameters.items()
+    }
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return create_model(function.__name__, __config__=config, **arguments)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A head fitted twice: on train alone, and, its options chosen there, on train + val.
+
+    classes: the labels, sorted; a pipeline's class i is classes[i].
+    """
+
+    classes: tuple[str, ...]
+    train: Pipeline
+    train_val: Pipeline
+
+
+@dataclass(frozen=True)
+class Record:
+    """What <h>.json says of a fitted head.
+
+    choice: the option searched and its value; trace: every candidate tried with its
+    validation accuracy and log loss; at_edge: the choice lies at an end of the grid.
+    """
+
+    backbone: str
+    head: str
+    kind: str
+    fingerprint: str
+    classes: list[str]
+    rows: dict[str, int]
+    choice: dict[str, Any]
+    trace: list[dict[str, Any]]
+    at_edge: bool
+    converged: bool
+    sha256: str = ""
+
+
+def save(folder: Path, fitted: Fitted, record: Record) -> None:
+    """Write <h>.joblib, then <h>.json with its sha256."""
+    buffer = io.BytesIO()
+    joblib.dump(asdict_shallow(fitted), buffer)
+    path = folder / f"{record.head}.joblib"
+    files.write_bytes(path, buffer.getvalue())
+    files.write_json(
+        folder / f"{record.head}.json", {**asdict(record), "sha256": files.sha256_of(path)}
+    )
+
+
+def asdict_shallow(fitted: Fitted) -> dict[str, Any]:
+    """The fields as they are; dataclasses.asdict would copy the pipelines."""
+    return {
+        "classes": fitted.classes,
+        "train": fitted.train,
+        "train_val": fitted.train_val,
+    }
+
+
+def load_record(folder: Path, head: str) -> Record:
+    """Read <h>.json. Raises IntegrityError."""
+    path = folder / f"{head}.json"
+    try:
+        return Record(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; {_again(folder, head)}") from None
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); {_again(folder, head)}") from None
+
+
+def load(folder: Path, head: str) -> tuple[Fitted, Record]:
+    """Read a fitted head, if its bytes are those its record names: nothing else is unpickled.
+
+    Raises IntegrityError, with both digests.
+    """
+    record = load_record(folder, head)
+    path = folder / f"{head}.joblib"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; {_again(folder, head)}") from None
+    actual = files.sha256_of_bytes(content)
+    if actual != record.sha256:
+        raise IntegrityError(
+            f"{path}: sha256 is {actual}, recorded {record.sha256}; {_again(folder, head)}"
+        )
+    return Fitted(**joblib.load(io.BytesIO(content))), record
+
+
+def _again(folder: Path, head: str) -> str:
+    return f"run 'dvc repro train@{folder.name}-{head}'"

@@ -1,0 +1,79 @@
+"""The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores."""
+
+import ctypes
+
+import numpy as np
+import onnxruntime
+
+from pipeline.errors import ConfigurationError
+from pipeline.frozen import FrozenBackbone, Vectors
+from pipeline.images import Pixels
+
+CPU_BATCH = 4
+CUDA_BATCH = 128
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntime:
+    """A session on one device; see `pipeline.runtimes.Runtime`.
+
+    On the CPU a row's result is bit-equal for every batch size and thread count. On a GPU
+    kernels are chosen by shape, so each batch has the same: the last one is padded.
+    """
+
+    def __init__(self, backbone: FrozenBackbone, device: str, batch_size: int | None) -> None:
+        self.device = _device(device)
+        self.batch_size = batch_size or (CPU_BATCH if self.device == "cpu" else CUDA_BATCH)
+        self._session = _session(backbone, self.device)
+
+    def embed(self, images: Pixels) -> Vectors:
+        """See `pipeline.runtimes.Runtime`."""
+        count = len(images)
+        if self.device == "cuda" and count % self.batch_size:
+            padding = self.batch_size - count % self.batch_size
+            images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
+        step = self.batch_size
+        batches = [images[start : start + step] for start in range(0, len(images), step)]
+        vectors = [self._session.run(None, {"images": batch})[0] for batch in batches]
+        return np.concatenate(vectors)[:count]
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    available = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    return "cuda" if available and _gpu_present() else "cpu"
+
+
+def _gpu_present() -> bool:
+    """Whether the CUDA driver is installed and sees a GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    return bool(
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+def _session(backbone: FrozenBackbone, device: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, out of the loader's path
+    provider = _PROVIDERS[device]
+    strict = {"use_tf32": "0"} if device == "cuda" else {}
+    session = onnxruntime.InferenceSession(
+        backbone.model, options, providers=[(provider, strict)]
+    )
+    if session.get_providers()[0] != provider:  # onnxruntime falls back with a log line only
+        raise ConfigurationError(
+            f"params.yaml: execution.device: {provider} does not run here; write device: cpu"
+        )
+    return session

@@ -1,0 +1,19 @@
+"""Score every head of the run: -> artifacts/evaluation/."""
+
+import sys
+
+from pipeline import evaluation
+from pipeline.errors import exit_status
+from pipeline.project import open_project
+
+
+def main() -> None:
+    project = open_project()
+    run = project.params.run
+    results = evaluation.evaluate(project.artifacts, run.backbones, run.heads)
+    summary = evaluation.write(project.artifacts / "evaluation", results)
+    print(evaluation.describe(summary))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
