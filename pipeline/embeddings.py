@@ -105,6 +105,19 @@ def open(path: Path) -> Embeddings:
     return Embeddings(sha256, vectors, attributes)
 
 
+def info(path: Path) -> dict[str, Any]:
+    """What a file says of itself, its rows unread: attributes, and shape and dtype of each dataset.
+
+    Raises IntegrityError where it is not a plain embeddings file.
+    """
+    plain = hdf5.open_plain(path)
+    datasets = {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, array in plain.arrays.items()
+    }
+    return {**_attributes(path, plain.attributes), "datasets": datasets}
+
+
 def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
     try:
         version = int(stored["format_version"])
@@ -116,11 +129,12 @@ def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
             "fingerprint_fields": dict(json.loads(stored["fingerprint_fields"])),
             "sha256": dict(json.loads(stored["sha256"])),
         }
-        named = {"embeddings", "sha256"} <= set(attributes["sha256"])
     except (KeyError, ValueError, TypeError) as error:
         raise IntegrityError(f"{path} is no embeddings file ({error!r}); {_again(path)}") from None
-    if version != FORMAT_VERSION or not named:
-        raise IntegrityError(f"{path}: format_version {version} is not known; {_again(path)}")
+    if version != FORMAT_VERSION:
+        raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
+    if not {"embeddings", "sha256"} <= set(attributes["sha256"]):
+        raise IntegrityError(f"{path}: no digest of its datasets; {_again(path)}")
     computed = frozen.fingerprint_of(attributes["fingerprint_fields"])
     if computed != attributes["fingerprint"]:
         raise IntegrityError(

@@ -1,0 +1,66 @@
+"""The `headstart` command: what is not a stage. Imports what a subcommand needs, when it runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from pipeline.errors import exit_status
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, run, exit; see `pipeline.errors` for the exit codes."""
+    arguments = parser().parse_args(argv)
+    sys.exit(exit_status(lambda: arguments.run(arguments)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, without importing anything heavy."""
+    top = argparse.ArgumentParser(
+        prog="headstart",
+        description="Frozen backbones in, cached embeddings kept, heads swapped in seconds.",
+        epilog="The pipeline itself runs by 'dvc repro'. Exit codes: 0 ok, 2 configuration, "
+        "3 input, 4 integrity, 5 disk or memory, 6 cluster, 130 interrupted.",
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    check = commands.add_parser("check", help="check params.yaml and the data's folder")
+    check.set_defaults(run=_check)
+    results = commands.add_parser("results", help="print the table of heads of the last run")
+    results.set_defaults(run=_results)
+    _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
+    return top
+
+
+def _add_embeddings(group: argparse.ArgumentParser) -> None:
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    texts: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
+        "info": ("print what a file says of itself, as JSON", _embeddings_info),
+        "verify": ("check every byte of a file; exit 0 or 4", _embeddings_verify),
+    }
+    for name, (text, run) in texts.items():
+        action = actions.add_parser(name, help=text)
+        action.add_argument("file", help="an embeddings file, as under artifacts/embeddings/")
+        action.set_defaults(run=run)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import check
+
+    return check.run()
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import results
+
+    return results.run()
+
+
+def _embeddings_info(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import embeddings
+
+    return embeddings.info(arguments.file)
+
+
+def _embeddings_verify(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import embeddings
+
+    return embeddings.verify(arguments.file)
