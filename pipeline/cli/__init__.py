@@ -42,13 +42,13 @@ def _add_embeddings(group: argparse.ArgumentParser) -> None:
         action.set_defaults(run=run)
 
 
-def _check(arguments: argparse.Namespace) -> int:
+def _check(_: argparse.Namespace) -> int:
     from pipeline.cli import check
 
     return check.run()
 
 
-def _results(arguments: argparse.Namespace) -> int:
+def _results(_: argparse.Namespace) -> int:
     from pipeline.cli import results
 
     return results.run()

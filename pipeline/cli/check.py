@@ -14,9 +14,7 @@ def run() -> int:
         heads.recipe(name, head)
     print(_data(project))
     chosen = project.params.run
-    print(
-        f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}"
-    )
+    print(f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}")
     return 0
 
 

@@ -1,0 +1,51 @@
+"""report.html: one self-contained page that says how good each head is, and from what.
+
+    records     what the artifacts say, checked
+    scores      the headline, the table of heads and the plot of their test accuracy
+    mistakes    where the best head errs: classes, confusions, pictures
+    pictures    an image -> a thumbnail that stands in the page
+    provenance  data, problems, backbones, and how heads were fitted
+    digests     the sha256 of every input
+    wording     how numbers are written
+
+The page is prepared here, in Python; report.html, a Jinja2 template, only lays it out.
+"""
+
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from pipeline import files
+from pipeline.reporting import mistakes, provenance, records, scores
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def write(
+    path: Path, artifacts: Path, root: Path, *, backbones: list[str], heads: list[str]
+) -> None:
+    """Write the report of a run to `path`.
+
+    artifacts: the folder the stages write; root: where images lie, their paths being relative
+    to it; an image that is gone or changed is shown as a grey box. Only the backbones and heads
+    named are read, whatever else lies in the folders. Equal inputs give equal bytes.
+    Raises IntegrityError where an input is missing or not what its record says.
+    """
+    run = records.read(artifacts, backbones, heads)
+    context = {
+        **scores.describe(run),
+        **mistakes.describe(artifacts, root, run),
+        **provenance.describe(artifacts, run),
+    }
+    files.write_bytes(path, _render(context).encode())
+
+
+def _render(context: dict[str, object]) -> str:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)

@@ -1,0 +1,183 @@
+"""From what the figures come: data, problems, backbones, the fitting of heads."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline import dataset
+from pipeline.dataset import Problem, Split
+from pipeline.reporting import digests
+from pipeline.reporting.records import Backbone, Head, Run, damaged, missing
+from pipeline.reporting.wording import count, counted, figure, flat, options
+
+PROBLEM_ROWS = 100
+CLASS_ROWS = 1000
+TALL_ROWS = 30
+"""Longer tables scroll in a box of their own."""
+SPARK_WIDTH, SPARK_HEIGHT = 100, 24
+"""The view box of the small plot of a search."""
+
+
+@dataclass(frozen=True)
+class ProblemList:
+    """One problems.csv. reasons: (reason, count); many: rows need a box of their own;
+    more: how many rows are not shown, or "".
+    """
+
+    file: str
+    total: str
+    reasons: list[tuple[str, str]]
+    rows: list[Problem]
+    many: bool
+    more: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """How good the candidates were on val: points of an SVG polyline, the best on top; x, y: of
+    the chosen one.
+    """
+
+    points: str
+    x: str
+    y: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one head came to be. warnings: one sentence each."""
+
+    head: str
+    backbone: str
+    kind: str
+    choice: str
+    search: Search | None
+    rows: str
+    converged: str
+    warnings: list[str]
+
+
+def describe(artifacts: Path, run: Run) -> dict[str, Any]:
+    """The template's `data`, `problems`, `backbones`, `fits` and `digests`."""
+    return {
+        "data": _data(run.summary),
+        "problems": _problems(artifacts, run.backbones),
+        "backbones": [_backbone(backbone) for backbone in run.backbones],
+        "fits": [_fit(head) for head in run.heads],
+        "digests": digests.describe(artifacts, run),
+    }
+
+
+def _data(summary: dict[str, Any]) -> dict[str, Any]:
+    splits = {str(split): summary["splits"].get(str(split), {}) for split in Split}
+    classes = summary["classes"]
+    return {
+        "text": f"{counted(summary['images'], 'distinct image')} in "
+        f"{counted(summary['files'], 'file')}; {count(summary['labelled'])} of the files are "
+        f"labelled with one of {counted(len(classes), 'class', 'classes')}.",
+        "notes": summary["notes"],
+        "splits": list(splits),
+        "rows": [
+            (name, [count(counts.get(name, 0)) for counts in splits.values()])
+            for name in classes[:CLASS_ROWS]
+        ],
+        "total": [count(sum(counts.values())) for counts in splits.values()],
+        "many": len(classes) > TALL_ROWS,
+        "more": count(len(classes) - CLASS_ROWS) if len(classes) > CLASS_ROWS else "",
+    }
+
+
+def _problems(artifacts: Path, backbones: list[Backbone]) -> list[ProblemList]:
+    """The lists that have rows: that of prepare, then each backbone's."""
+    sources = [
+        (artifacts / "dataset" / "problems.csv", "prepare"),
+        *(
+            (artifacts / "embeddings" / f"{backbone.name}.problems.csv", f"extract@{backbone.name}")
+            for backbone in backbones
+        ),
+    ]
+    lists = [(digests.shown(artifacts, path), _read(path, stage)) for path, stage in sources]
+    return [_problem_list(file, rows) for file, rows in lists if rows]
+
+
+def _read(path: Path, stage: str) -> list[Problem]:
+    try:
+        return sorted(dataset.read_problems(path))
+    except FileNotFoundError:
+        raise missing(path, stage) from None
+    except (TypeError, ValueError) as error:
+        raise damaged(path, stage, error) from None
+
+
+def _problem_list(file: str, rows: list[Problem]) -> ProblemList:
+    reasons = sorted(Counter(row.reason for row in rows).items(), key=lambda r: (-r[1], r[0]))
+    return ProblemList(
+        file=file,
+        total=counted(len(rows), "problem"),
+        reasons=[(reason, count(number)) for reason, number in reasons],
+        rows=rows[:PROBLEM_ROWS],
+        many=len(rows) > TALL_ROWS,
+        more=count(len(rows) - PROBLEM_ROWS) if len(rows) > PROBLEM_ROWS else "",
+    )
+
+
+def _backbone(backbone: Backbone) -> dict[str, Any]:
+    kind, colon, place = str(backbone.weights).partition(":")
+    weights = f"file:{PurePosixPath(place).name}" if kind == "file" and colon else backbone.weights
+    return {
+        "name": backbone.name,
+        "facts": {
+            "weights": weights,  # a path is where they lay, not what they are
+            "licence": backbone.licence,
+            "embedding": f"{count(backbone.dim)} numbers",
+            "model file": backbone.file,
+        },
+        "fingerprint": backbone.fingerprint,
+        "fields": flat(backbone.fields),
+    }
+
+
+def _fit(head: Head) -> Fit:
+    warnings = []
+    if head.at_edge:
+        warnings.append(
+            "The choice lies at an end of the grid: a value beyond it may be better. "
+            f"Set it under heads.{head.name} in params.yaml."
+        )
+    if not head.converged:
+        warnings.append("The solver stopped before it converged.")
+    return Fit(
+        head=head.name,
+        backbone=head.backbone,
+        kind=head.kind,
+        choice=options(head.choice),
+        search=_search(head),
+        rows=" + ".join(f"{count(number)} {split}" for split, number in head.rows.items()),
+        converged="yes" if head.converged else "no",
+        warnings=warnings,
+    )
+
+
+def _search(head: Head) -> Search | None:
+    """Candidates evenly spaced, by value; None where there were fewer than two."""
+    trace = sorted(head.trace, key=lambda candidate: float(candidate["value"]))
+    if len(trace) < 2 or not head.choice:
+        return None
+    lost = all("log_loss" in candidate for candidate in trace)  # what selection chooses by
+    name, sign = ("log_loss", -1.0) if lost else ("accuracy", 1.0)
+    heights = [sign * float(candidate[name]) for candidate in trace]
+    low, span = min(heights), max(heights) - min(heights) or 1.0
+    xs = [SPARK_WIDTH * place / (len(trace) - 1) for place in range(len(trace))]
+    ys = [SPARK_HEIGHT * (1 - (height - low) / span) for height in heights]
+    chosen = float(next(iter(head.choice.values())))
+    place = min(range(len(trace)), key=lambda place: abs(float(trace[place]["value"]) - chosen))
+    worst, best = figure(sign * low), figure(sign * max(heights))
+    return Search(
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True)),
+        x=f"{xs[place]:.1f}",
+        y=f"{ys[place]:.1f}",
+        hint=f"validation {name.replace('_', ' ')}: worst {worst}, best {best}, "
+        f"{len(trace)} values tried",
+    )
