@@ -2,9 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +26,14 @@ Result = TypeVar("Result")
 
 RETRIES = 3
 LOOPBACK = "127.0.0.1"
+TIMEOUT = "10s"
+"""How long a scheduler may take to answer."""
+
+PATIENCE = 60.0
+"""Seconds without a result after which it is asked whether any worker is left."""
+
+_GO_ON = "what is stored stays, run the same command to go on"
+_ENCRYPTED = {"tls", "wss"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,7 @@ class Cluster:
     slots: int
     place: str
     _executor: Executor
+    _threads: Callable[[], int]
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Call `function` on each task; yields results as they come, some tasks in flight.
@@ -34,14 +52,17 @@ class Cluster:
         the cluster itself is lost.
         """
         queue = iter(tasks)
-        pending: set[Future[Result]] = set()
+        guarded = partial(_guarded, function)
+        pending: set[Future[Result | HeadstartError]] = set()
         try:
             while True:
                 for task in islice(queue, 2 * self.slots - len(pending)):
-                    pending.add(self._executor.submit(function, task))
+                    pending.add(self._executor.submit(guarded, task))
                 if not pending:
                     return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                done, pending = wait(pending, PATIENCE, return_when=FIRST_COMPLETED)
+                if not done and not self._threads():
+                    raise ClusterError(f"no worker is left ({self.place}); {_GO_ON}")
                 for future in done:
                     yield _result(future)
         finally:
@@ -67,7 +88,7 @@ def open_cluster(execution: ExecutionParams) -> Iterator[Cluster]:
     elif execution.workers in ("auto", 0):
         threads = cores() if execution.threads == "auto" else execution.threads
         with ThreadPoolExecutor(threads) as pool:
-            yield Cluster(threads, f"{threads} threads of this process", pool)
+            yield Cluster(threads, f"{threads} threads of this process", pool, lambda: threads)
     else:
         with _local(int(execution.workers), execution) as cluster:
             yield cluster
@@ -84,13 +105,14 @@ def _local(workers: int, execution: ExecutionParams) -> Iterator[Cluster]:
             n_workers=workers,
             threads_per_worker=threads,
             host=LOOPBACK,
-            dashboard_address=None,
+            dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
         ) as local,
         Client(local) as client,
         client.get_executor(pure=False, retries=RETRIES) as executor,
     ):
-        yield Cluster(workers * threads, f"{workers} local workers", executor)
+        place = f"{workers} local workers"
+        yield Cluster(workers * threads, place, executor, lambda: _threads(client))
 
 
 @contextmanager
@@ -99,37 +121,61 @@ def _existing(address: str) -> Iterator[Cluster]:
 
     _refuse_open_network(address)
     try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError, TimeoutError) as error:
+        client = Client(address, timeout=TIMEOUT)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ClusterError(
-            f"no Dask scheduler answers at {address} ({type(error).__name__}); start it with "
+            f"no Dask scheduler answers at {address} ({reason}); start it with "
             "'dask scheduler' or correct execution.scheduler"
         ) from None
     with client, client.get_executor(pure=False, retries=RETRIES) as executor:
-        threads = sum(client.nthreads().values())
+        threads = _threads(client)
         if not threads:
             raise ClusterError(f"{address} has no worker; start some with 'dask worker {address}'")
-        yield Cluster(threads, f"{len(client.nthreads())} workers of {address}", executor)
+        place = f"{len(client.nthreads())} workers of {address}"
+        yield Cluster(threads, place, executor, lambda: _threads(client))
+
+
+def _threads(client: Any) -> int:
+    return sum(client.nthreads().values())
 
 
 def _refuse_open_network(address: str) -> None:
-    """Plain tcp carries code to run, unauthenticated: only loopback may use it."""
-    url = urlsplit(address)
-    if url.scheme == "tcp" and url.hostname not in ("localhost", LOOPBACK, "::1"):
+    """Dask carries code to run: unencrypted and unauthenticated, only loopback may."""
+    scheme, _, rest = address.rpartition("://")
+    scheme = scheme or "tcp"  # as Dask reads a bare host:port
+    if scheme not in _ENCRYPTED and not _is_loopback(urlsplit(f"//{rest}").hostname or ""):
         raise ConfigurationError(
-            f"execution.scheduler: {address} is plain tcp over a network; use tls://"
+            f"execution.scheduler: {address} is plain {scheme} over a network; use tls://"
         )
 
 
-def _result(future: "Future[Any]") -> Any:
+def _is_loopback(host: str) -> bool:
     try:
-        return future.result()
-    except (HeadstartError, OSError, MemoryError):
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _guarded(function: Callable[[Task], Result], task: Task) -> Result | HeadstartError:
+    """A user's error as a value: to Dask it would be a crash to log at length and retry."""
+    try:
+        return function(task)
+    except HeadstartError as error:
+        return error
+
+
+def _result(future: Future[Result | HeadstartError]) -> Result:
+    try:
+        result = future.result()
+    except (OSError, MemoryError):
         raise
     except Exception as error:
-        if type(error).__module__.startswith("distributed"):
-            raise ClusterError(
-                f"the Dask cluster lost a task ({' '.join(str(error).split())[:200]}); what is "
-                "stored stays, run the same command to go on"
-            ) from None
+        lost = isinstance(error, CancelledError)
+        if lost or type(error).__module__.startswith("distributed"):
+            reason = " ".join(str(error).split())[:200] or "its scheduler went away"
+            raise ClusterError(f"the Dask cluster lost a task ({reason}); {_GO_ON}") from None
         raise
+    if isinstance(result, HeadstartError):
+        raise result
+    return result

@@ -1,5 +1,6 @@
 """Which images, which labels, which split: the nouns, and the tables they are kept in."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -20,9 +21,7 @@ Digests = npt.NDArray[np.bytes_]
 PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
 
 _IMAGES = pa.schema([("sha256", pa.string()), ("path", pa.string()), ("bytes", pa.int64())])
-_LABELS = pa.schema(
-    [(name, pa.string()) for name in ("path", "sha256", "label", "split", "group")]
-)
+_LABELS = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "split", "group")])
 
 
 class Split(StrEnum):
@@ -88,6 +87,13 @@ def positions(digests: Digests, wanted: Digests) -> npt.NDArray[np.int64]:
     return np.where(digests[found] == wanted, found, -1).astype(np.int64)
 
 
+def left_out(problems: Iterable[Problem]) -> str:
+    """The commonest reasons, in brackets, for the end of a message; empty without a problem."""
+    reasons = Counter(problem.reason for problem in sorted(problems)).most_common(3)
+    listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    return f" (left out: {listed})" if listed else ""
+
+
 def write_images(path: Path, images: Images) -> None:
     """Write images.parquet."""
     columns = [images.sha256.astype("U64").tolist(), list(images.path), list(images.bytes)]
@@ -141,8 +147,15 @@ def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> N
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(path, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, FileNotFoundError) as error:
-        raise IntegrityError(
-            f"{path} is not the table it should be ({error}); run 'dvc repro -f prepare'"
-        ) from None
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise _not_the_table(path, str(error)) from None
+    if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null
+        raise _not_the_table(path, f"its columns are {', '.join(table.column_names)}")
+    return table
+
+
+def _not_the_table(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not the table it should be ({why}); run 'dvc repro -f prepare'"
+    )

@@ -6,7 +6,7 @@ dataset) as sorted JSON.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline import files, frozen, hdf5
 from pipeline.dataset import Digests, positions
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
-from pipeline.hdf5 import Array
+from pipeline.hdf5 import Array, Attributes
 
 FORMAT_VERSION = 1
 
@@ -59,27 +59,38 @@ def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterabl
     sha256: (N,) S64, sorted; blocks: their vectors in that order.
     Raises OSError where the disk is full and IntegrityError where it does not read back.
     """
+
+    def attributes(digests: dict[str, str]) -> Attributes:
+        return {
+            "format_version": FORMAT_VERSION,
+            "backbone": backbone.name,
+            "dim": backbone.dim,
+            "fingerprint": backbone.fingerprint,
+            "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
+            "sha256": json.dumps(digests, sort_keys=True),
+        }
+
     with files.replacing(path) as beside:
-        digests = hdf5.write_blocks(
+        hdf5.write_blocks(
             beside,
             "embeddings",
-            blocks,
+            _of_length(backbone, blocks),
             shape=(len(sha256), backbone.dim),
             dtype=backbone.storage,
             others={"sha256": sha256},
-        )
-        hdf5.set_attributes(
-            beside,
-            {
-                "format_version": FORMAT_VERSION,
-                "backbone": backbone.name,
-                "dim": backbone.dim,
-                "fingerprint": backbone.fingerprint,
-                "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
-                "sha256": json.dumps(digests, sort_keys=True),
-            },
+            attributes=attributes,
         )
         open(beside)
+
+
+def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Array]:
+    for block in blocks:
+        if block.shape[1] != backbone.dim:
+            raise IntegrityError(
+                f"{backbone.folder}: dim is {backbone.dim}, but its vectors have {block.shape[1]} "
+                f"values; run 'dvc repro -f freeze@{backbone.name}'"
+            )
+        yield block
 
 
 def open(path: Path) -> Embeddings:
@@ -99,7 +110,10 @@ def open(path: Path) -> Embeddings:
             )
     vectors, sha256 = plain.arrays["embeddings"], np.array(plain.arrays["sha256"])
     if vectors.shape != (len(sha256), attributes["dim"]) or sha256.dtype != "S64":
-        raise IntegrityError(f"{path}: its datasets do not belong together; {_again(path)}")
+        raise IntegrityError(
+            f"{path}: embeddings of shape {vectors.shape} for {len(sha256)} images and dim "
+            f"{attributes['dim']}; {_again(path)}"
+        )
     if not (sha256[:-1] < sha256[1:]).all():
         raise IntegrityError(f"{path}: its rows are not sorted by sha256; {_again(path)}")
     return Embeddings(sha256, vectors, attributes)
@@ -121,7 +135,7 @@ def info(path: Path) -> dict[str, Any]:
 def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
     try:
         version = int(stored["format_version"])
-        attributes = {
+        attributes: dict[str, Any] = {
             "format_version": version,
             "backbone": str(stored["backbone"]),
             "dim": int(stored["dim"]),

@@ -13,6 +13,8 @@ Anything that is not a HeadstartError is a fault of ours and keeps its traceback
 """
 
 import errno
+import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -46,9 +48,9 @@ class ImageError(InputError):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = " ".join(detail.split())
+        super().__init__(f"{reason}: {self.detail}" if self.detail else reason)
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return ImageError, (self.reason, self.detail)
@@ -75,20 +77,24 @@ class ClusterError(HeadstartError):
 def exit_status(run: Callable[[], int | None]) -> int:
     """Call `run` and return the exit code; a user's error is printed as one line on stderr."""
     try:
-        return run() or 0
+        status = run() or 0
+        sys.stdout.flush()  # what a closed pipe or a full disk makes of it shows here, not at exit
+        return status
     except HeadstartError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing is half-written, run the same command to go on", INTERRUPTED)
+        return _fail(
+            "interrupted; nothing is half-written, run the same command to go on", INTERRUPTED
+        )
     except MemoryError:
         return _fail(
             "memory ran out; lower execution.workers or execution.batch_size in params.yaml",
             ResourceError.exit_code,
         )
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe (`| head`) went away: nothing to tell it
-        return 0
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _stdout_has_no_reader():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0  # `| head` has seen enough; what is left would break the flush at exit
         if error.errno not in _OUT_OF_SPACE:
             raise
         place = f" at {error.filename}" if error.filename else ""
@@ -96,6 +102,16 @@ def exit_status(run: Callable[[], int | None]) -> int:
             f"the disk is full{place}; free some space and run the same command again",
             ResourceError.exit_code,
         )
+
+
+def _stdout_has_no_reader() -> bool:
+    """Whether stdout is a pipe whose reader went away; a worker's pipe can break as well."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # no event asked for: errors are always told
+    except (OSError, ValueError):
+        return False  # not a file at all
+    return bool(poll.poll(0))
 
 
 def _fail(message: str, code: int) -> int:

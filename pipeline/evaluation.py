@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
 
 from pipeline import dataset, embeddings, files, heads, metrics
 from pipeline.dataset import Labels, Split
@@ -76,14 +76,14 @@ def examples(labels: Labels, cached: Embeddings, split: Split) -> Examples:
 
 
 def predict(
-    pipeline: Pipeline, X: npt.NDArray[np.float32], classes: int
+    classifier: Any, X: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
     """Predicted codes (N,) int64 and probabilities (N, K) float64, or None where it has none."""
     if len(X) == 0:
         return np.empty(0, np.int64), None
-    if not hasattr(pipeline, "predict_proba"):
-        return np.asarray(pipeline.predict(X), dtype=np.int64), None
-    probabilities = np.asarray(pipeline.predict_proba(X), dtype=np.float64)
+    if not hasattr(classifier, "predict_proba"):
+        return np.asarray(classifier.predict(X), dtype=np.int64), None
+    probabilities = np.asarray(classifier.predict_proba(X), dtype=np.float64)
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by a little
     return probabilities.argmax(axis=1).astype(np.int64), probabilities
 
@@ -98,8 +98,9 @@ def evaluate(artifacts: Path, backbones: Iterable[str], head_names: list[str]) -
     for backbone in backbones:
         cached = embeddings.open(artifacts / "embeddings" / f"{backbone}.h5")
         splits = {split: examples(labels, cached, split) for split in EVALUATED}
-        for head in head_names:
-            results.extend(_of_head(artifacts / "heads" / backbone, head, cached, splits))
+        with threadpool_limits(1):  # the same bits whatever the machine's cores
+            for head in head_names:
+                results.extend(_of_head(artifacts / "heads" / backbone, head, cached, splits))
     return results
 
 
@@ -115,11 +116,9 @@ def _of_head(
     control = record.kind == heads.CONTROL or cached.source in CONTROL_SOURCES
     for split, fit in ((Split.VAL, fitted.train), (Split.TEST, fitted.train_val)):
         rows = splits[split]
-        predicted, probabilities = predict(fit, rows.X, len(fitted.classes))
+        predicted, probabilities = predict(fit, rows.X)
         scored = Scored(rows.codes(fitted.classes), predicted, probabilities, len(fitted.classes))
-        yield Result(
-            folder.name, name, split, rows.labels, scored, fitted.classes, control
-        )
+        yield Result(folder.name, name, split, rows.labels, scored, fitted.classes, control)
 
 
 def summarise(results: list[Result]) -> dict[str, Any]:
@@ -135,7 +134,11 @@ def summarise(results: list[Result]) -> dict[str, Any]:
 
 def _best(results: list[Result], table: dict[str, Any]) -> dict[str, Any] | None:
     """Highest validation accuracy, then lower validation log loss, then name."""
-    names = {(r.backbone, r.head) for r in results if r.split == Split.VAL and not r.control}
+    names = {
+        (result.backbone, result.head)
+        for result in results
+        if result.split == Split.VAL and len(result.scored.y) and not result.control
+    }
 
     def rank(name: tuple[str, str]) -> tuple[float, float, tuple[str, str]]:
         val = table[name[0]][name[1]]["val"]
@@ -181,14 +184,6 @@ def _write_predictions(path: Path, results: list[Result]) -> None:
         batches.append(pa.RecordBatch.from_arrays(arrays, schema=_PREDICTIONS))
     with files.replacing(path) as beside:
         pq.write_table(pa.Table.from_batches(batches, _PREDICTIONS), beside)
-
-
-def read_predictions(path: Path) -> pa.Table:
-    """predictions.parquet as an Arrow table. Raises IntegrityError."""
-    try:
-        return pq.read_table(path, schema=_PREDICTIONS)
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise IntegrityError(f"{path} cannot be read ({error}); run 'dvc repro evaluate'") from None
 
 
 def _write_per_class(path: Path, results: list[Result]) -> None:

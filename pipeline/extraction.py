@@ -1,5 +1,6 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
+import errno
 import hashlib
 import threading
 import time
@@ -14,9 +15,15 @@ from tqdm import tqdm
 
 from pipeline import dataset, embeddings, files, frozen, runtimes
 from pipeline.cluster import Cluster, open_cluster
-from pipeline.dataset import Digests, Images, Problem
-from pipeline.errors import ConfigurationError, ImageError, InputError, IntegrityError
-from pipeline.frozen import FrozenBackbone
+from pipeline.dataset import Images, Problem
+from pipeline.errors import (
+    ConfigurationError,
+    ImageError,
+    InputError,
+    IntegrityError,
+    ResourceError,
+)
+from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
 from pipeline.images import Pixels, preprocess
 from pipeline.params import ExecutionParams
@@ -30,6 +37,9 @@ SHARDS_PER_SLOT = 8
 
 PHASES = ("read", "decode", "forward", "write")
 
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors of this machine, not of the image that happens to meet them."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -37,6 +47,7 @@ class Context:
 
     root: str
     backbone: str
+    fingerprint: str
     store: str
     device: str
     batch_size: int | None
@@ -104,7 +115,10 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     store.refresh()
     missing = store.missing(images.sha256)
     summary = Summary(images=len(missing), reused=int((~missing).sum()))
-    problems = _compute(images, missing, places, execution, summary)
+    problems: list[Problem] = []
+    if missing.any():
+        context = _context(places, backbone, execution)
+        problems = _compute(images, missing, context, execution, summary)
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
     store.refresh()
     failed = dataset.digests(problem.sha256 for problem in problems)
@@ -117,20 +131,21 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     return summary
 
 
-def _compute(
-    images: Images, missing: Array, places: Places, execution: ExecutionParams, summary: Summary
-) -> list[Problem]:
-    """Run the shards of what is missing; fills in `summary` and returns what failed."""
-    if not missing.any():
-        return []
-    batch_size = None if execution.batch_size == "auto" else execution.batch_size
-    context = Context(
+def _context(places: Places, backbone: FrozenBackbone, execution: ExecutionParams) -> Context:
+    return Context(
         root=str(places.root),
         backbone=str(places.backbone),
+        fingerprint=backbone.fingerprint,
         store=str(places.store),
         device=execution.device,
-        batch_size=batch_size,
+        batch_size=None if execution.batch_size == "auto" else execution.batch_size,
     )
+
+
+def _compute(
+    images: Images, missing: Array, context: Context, execution: ExecutionParams, summary: Summary
+) -> list[Problem]:
+    """Run the shards of what is missing; fills in `summary` and returns what failed."""
     with open_cluster(execution) as cluster:
         begun = time.time()
         results = list(_watched(cluster, _shards(images, missing, context, cluster.slots), missing))
@@ -169,7 +184,7 @@ def _refuse_failures(
 ) -> None:
     path = places.runs / f"extract-{name}.problems.csv"
     failed, total = len(problems), summary.images
-    if failed <= max_failed * total and failed < total:
+    if failed < total and failed / total <= max_failed:
         path.unlink(missing_ok=True)
         return
     dataset.write_problems(path, problems)
@@ -197,7 +212,9 @@ def embed_shard(shard: Shard) -> ShardResult:
     Raises IntegrityError where this machine's backbone or probe is not what the record says.
     """
     context = shard.context
-    backbone, runtime = _loaded(context)
+    backbone, runtime, probe = _loaded(context)
+    store = Store(Path(context.store), backbone.fingerprint)
+    _compare_probe(store, backbone, probe)
     clock = Clock()
     started = time.time()
     problems = list[Problem]()
@@ -211,7 +228,6 @@ def embed_shard(shard: Shard) -> ShardResult:
             vectors.append(_stored(embedded, backbone, names))
             clock.lap("forward")
     if names:
-        store = Store(Path(context.store), backbone.fingerprint)
         store.put(dataset.digests(names), np.concatenate(vectors))
         clock.lap("write")
     return ShardResult(len(names), tuple(problems), clock.seconds, started)
@@ -253,6 +269,8 @@ def _read(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
+        if error.errno in _OURS:
+            raise ResourceError(f"{path} cannot be opened: {error.strerror}") from None
         raise ImageError("unreadable", error.strerror or str(error)) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ImageError("changed", "its bytes are not those that prepare saw; run 'dvc repro'")
@@ -275,8 +293,8 @@ def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array
     )
 
 
-def _loaded(context: Context) -> tuple[FrozenBackbone, Runtime]:
-    """The backbone on this process's device, once a process, after its probe was compared."""
+def _loaded(context: Context) -> tuple[FrozenBackbone, Runtime, Vectors]:
+    """The backbone on this process's device, and what it makes of the probe; once a process."""
     with _loading:
         return _load(context)
 
@@ -285,19 +303,28 @@ _loading = threading.Lock()
 
 
 @lru_cache(maxsize=4)
-def _load(context: Context) -> tuple[FrozenBackbone, Runtime]:
+def _load(context: Context) -> tuple[FrozenBackbone, Runtime, Vectors]:
     backbone = frozen.load(Path(context.backbone))
+    if backbone.fingerprint != context.fingerprint:
+        raise IntegrityError(
+            f"{context.backbone}: fingerprint is {backbone.fingerprint} on this worker, "
+            f"{context.fingerprint} where the run began; give both the same folder"
+        )
     runtime = runtimes.load(backbone, device=context.device, batch_size=context.batch_size)
-    measured = runtime.embed(frozen.probe_pixels(backbone.preprocessing))
-    store = Store(Path(context.store), backbone.fingerprint)
+    probe = runtime.embed(frozen.probe_pixels(backbone.preprocessing))
+    if not np.isfinite(probe).all():
+        raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
+    return backbone, runtime, probe
+
+
+def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> None:
+    """Refuse a machine whose probe is not that of the first one which wrote to the store."""
+    store.put_probe(probe)
     reference = store.reference_probe()
-    if reference is None:
-        store.put_probe(measured)
-    else:
+    if reference is not None:
         frozen.check_drift(
-            measured,
+            probe,
             reference,
             precision=str(backbone.fields["precision"]),
             what=f"{backbone.name} on this machine against {store.folder}",
         )
-    return backbone, runtime

@@ -84,9 +84,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Replace `path` by a CSV table with a header, in UTF-8 with plain newlines."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    columns = list(columns)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    quoting = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:  # before Python 3.13 a bare \r is not quoted, and ends the row when read
+        returns = any("\r" in str(value) for value in row.values())
+        (quoting if returns else writer).writerow(row)
     write_bytes(path, text.getvalue().encode())
 
 

@@ -62,7 +62,7 @@ class FrozenBackbone:
 
     @property
     def storage(self) -> str:
-        """dtype embeddings are kept in: float16 or float32."""
+        """What embeddings are kept in: float16 or float32."""
         return str(self.fields["storage"])
 
 
@@ -131,6 +131,7 @@ def _read(folder: Path) -> FrozenBackbone:
         stated = record.pop("fingerprint")
         backbone = FrozenBackbone(folder=folder, **record)
         computed = backbone.fingerprint
+        _check_fields(backbone.fields)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {again}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -146,10 +147,16 @@ def _read(folder: Path) -> FrozenBackbone:
     return backbone
 
 
+def _check_fields(fields: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError where a field is not there, or not one that is known here."""
+    preprocessing_of(fields)
+    _ = TOLERANCE[fields["precision"]], fields["storage"], fields["pixel_probe"], fields["source"]
+
+
 @lru_cache(maxsize=8)
 def probe_pixels(recipe: Preprocessing) -> Pixels:
     """The probe's images, preprocessed: (K, H, W, 3) uint8, in the order of their names."""
-    paths = sorted(path for path in PROBE.iterdir() if path.suffix != ".partial")
+    paths = sorted(path for path in PROBE.iterdir() if not path.name.startswith("."))
     pixels = np.stack([preprocess(path.read_bytes(), recipe) for path in paths])
     pixels.flags.writeable = False
     return pixels
@@ -165,9 +172,10 @@ def drift(measured: Vectors, reference: Vectors) -> Drift:
     a, b = measured.astype(np.float64), reference.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = (a == b).all(axis=1)
-    cosines = np.where(same, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
-    rms = float(np.sqrt((b**2).mean())) or 1.0
-    return Drift(cosine=float(cosines.min()), relative=float(np.abs(a - b).max() / rms))
+    with np.errstate(invalid="ignore"):  # of infinities comes NaN, which no tolerance holds
+        cosines = np.where(same, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
+        rms = float(np.sqrt((b**2).mean())) or 1.0
+        return Drift(cosine=float(cosines.min()), relative=float(np.abs(a - b).max() / rms))
 
 
 def check_drift(measured: Vectors, reference: Vectors, *, precision: str, what: str) -> Drift:

@@ -6,18 +6,21 @@ equal content gives equal bytes and `numpy.memmap` can map it.
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, ResourceError
 
 Array = npt.NDArray[Any]
+Mapped = np.memmap[Any, np.dtype[Any]]
 Attributes = Mapping[str, str | int]
 
 _KINDS = "fS"
@@ -28,7 +31,7 @@ _KINDS = "fS"
 class PlainFile:
     """Read-only maps of a file's datasets, by name, and its root attributes."""
 
-    arrays: dict[str, Array]
+    arrays: dict[str, Mapped]
     attributes: dict[str, Any]
 
 
@@ -50,33 +53,59 @@ def write_blocks(
     shape: tuple[int, ...],
     dtype: str,
     others: Mapping[str, Array],
-) -> dict[str, str]:
-    """Write one large dataset block by block, and small ones whole; returns sha256 by dataset.
+    attributes: Callable[[dict[str, str]], Attributes],
+) -> None:
+    """Write one large dataset block by block, small ones whole, then the root attributes.
 
-    blocks: arrays that follow each other along the first axis. The file is not complete until
-    `set_attributes`. Raises OSError where the disk is full.
+    blocks: arrays that follow each other along the first axis; attributes: given the sha256 of
+    each dataset's bytes, by name. Raises OSError where the disk is full.
     """
-    total = hashlib.sha256()
-    digests = {}
-    with h5py.File(path, "w") as file:
-        target = file.create_dataset(name, shape, dtype, fillvalue=np.nan, track_times=False)
-        start = 0
-        for block in blocks:
-            target[start : start + len(block)] = block
-            total.update(np.ascontiguousarray(block).data)
-            start += len(block)
-        for other, array in others.items():
-            file.create_dataset(other, data=array, track_times=False)
-            digests[other] = digest(array)
-        file.flush()
-    return {**digests, name: total.hexdigest()}
+    with _Sink(path, "w+b") as sink:
+        with h5py.File(sink, "w") as file:
+            target = file.create_dataset(name, shape, dtype, fillvalue=np.nan, track_times=False)
+            total = hashlib.sha256()
+            start = 0
+            for block in blocks:
+                target[start : start + len(block)] = block
+                sink.check()
+                total.update(np.ascontiguousarray(block).data)
+                start += len(block)
+            for other, array in others.items():
+                file.create_dataset(other, data=array, track_times=False)
+            digests = {other: digest(array) for other, array in others.items()}
+            _set(file, attributes({**digests, name: total.hexdigest()}))
+        sink.check()
 
 
-def set_attributes(path: Path, attributes: Attributes) -> None:
-    """Set the root attributes of a file that `write_blocks` wrote."""
-    with h5py.File(path, "r+") as file:
-        _set(file, attributes)
-        file.flush()
+class _Sink(io.FileIO):
+    """A file for HDF5 to write to that keeps a failure to itself until `check`.
+
+    HDF5 cannot close a file whose disk is full: it goes on, then crashes as Python exits.
+    """
+
+    _error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content)
+        size = left.nbytes
+        try:
+            while left.nbytes and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self._error is None else 0
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise what went wrong since the file was opened."""
+        if self._error is not None:
+            raise OSError(self._error.errno, self._error.strerror, str(self.name))
 
 
 def _set(file: h5py.File, attributes: Attributes) -> None:
@@ -90,26 +119,56 @@ def digest(array: Array) -> str:
 
 
 def open_plain(path: Path) -> PlainFile:
-    """Map every dataset of a plain file. Raises IntegrityError for anything that is not plain."""
+    """Map every dataset of a plain file.
+
+    Raises IntegrityError for anything that is not plain, and ResourceError where the file is
+    there but cannot be read now, which says nothing about its content.
+    """
     try:
-        with h5py.File(path, "r") as file:
-            places = {name: _place(path, file, name) for name in file}
-            attributes = {key: _value(value) for key, value in file.attrs.items()}
+        with path.open("rb") as raw:
+            places, attributes = _read(path, raw)
+            _refuse_beyond(path, places, os.fstat(raw.fileno()).st_size)
+            arrays = {name: place.map(raw) for name, place in places.items()}
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise IntegrityError(f"{path} is not a whole HDF5 file ({reason})") from None
-    size = path.stat().st_size
-    arrays = {}
-    for name, (offset, shape, dtype) in places.items():
-        if offset + int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
-            raise IntegrityError(f"{path}: dataset {name} reaches beyond the end of the file")
-        arrays[name] = np.memmap(path, mode="r", dtype=dtype, shape=shape, offset=offset)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read: {error.strerror or error}") from None
     return PlainFile(arrays, attributes)
 
 
-def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+@dataclass(frozen=True)
+class _Place:
+    """Where a dataset lies in its file; offset in bytes."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def end(self) -> int:
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
+    def map(self, raw: BinaryIO) -> Mapped:
+        return np.memmap(raw, self.dtype, mode="r", offset=self.offset, shape=self.shape)
+
+
+def _read(path: Path, raw: BinaryIO) -> tuple[dict[str, _Place], dict[str, Any]]:
+    try:
+        with h5py.File(raw, "r") as file:
+            places = {name: _place(path, file, name) for name in file}
+            return places, {key: _attribute(path, file, key) for key in file.attrs}
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise IntegrityError(f"{path} is not a whole HDF5 file ({reason})") from None
+
+
+def _refuse_beyond(path: Path, places: dict[str, _Place], size: int) -> None:
+    for name, place in places.items():
+        if place.end > size:
+            raise IntegrityError(f"{path}: dataset {name} reaches beyond the end of the file")
+
+
+def _place(path: Path, file: h5py.File, name: str) -> _Place:
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise IntegrityError(f"{path}: {name} is a link to somewhere else; refused")
     item = file[name]
@@ -120,8 +179,11 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[int, tuple[int, ...]
     offset = item.id.get_offset()
     if item.dtype.kind not in _KINDS or not item.shape or 0 in item.shape or offset is None:
         raise IntegrityError(f"{path}: {name} has type {item.dtype}, shape {item.shape}; refused")
-    return int(offset), item.shape, item.dtype
+    return _Place(int(offset), item.shape, item.dtype)
 
 
-def _value(value: Any) -> Any:
+def _attribute(path: Path, file: h5py.File, key: str) -> Any:
+    if file.attrs.get_id(key).shape != ():
+        raise IntegrityError(f"{path}: attribute {key} is not one value; refused")
+    value = file.attrs[key]
     return value.item() if isinstance(value, np.generic) else value

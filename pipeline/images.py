@@ -7,14 +7,13 @@ RGB as Pillow converts them.
 """
 
 import io
-import struct
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.errors import ImageError
 
@@ -36,8 +35,19 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+_TRANSPOSE: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientations, but for 1, the upright one."""
+
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own net below ours, for sizes a frame announces
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` refuses instead
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd metadata; what matters is raised
 
 _BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
 _OTHERS = {
@@ -87,9 +97,8 @@ def sniff(head: bytes) -> str:
         return "TIFF"
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "PPM"
-    if head[:2] == b"BM" and len(head) >= 18:
-        if struct.unpack_from("<I", head, 14)[0] in _BMP_HEADER_SIZES:
-            return "BMP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
+        return "BMP"
     raise ImageError("unsupported_format", _other(head))
 
 
@@ -120,7 +129,7 @@ def preprocess(content: bytes, recipe: Preprocessing) -> Pixels:
             f"{image.width}x{image.height} would be resized to {width}x{height}",
         )
     image = image.resize((width, height), INTERPOLATIONS[recipe.interpolation])
-    left, top = round((width - recipe.crop) / 2), round((height - recipe.crop) / 2)
+    left, top = _before(width, recipe.crop), _before(height, recipe.crop)
     return np.asarray(image.crop((left, top, left + recipe.crop, top + recipe.crop)))
 
 
@@ -130,29 +139,47 @@ def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
     return int(shorter * width / height), shorter
 
 
+def _before(size: int, crop: int) -> int:
+    """Where a centred crop begins; negative where it is larger and black fills it up."""
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
 def _decode(content: bytes) -> Image.Image:
     sniff(content[:SNIFF_BYTES])
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image.width, image.height)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
+            return _to_rgb(_upright(image))
+    except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("too_many_pixels", str(error)) from None
-    except UnidentifiedImageError:
-        raise ImageError("not_an_image", "the header is there, an image is not") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise far more than OSError on broken bytes
-        raise ImageError(_reason(str(error)), str(error) or type(error).__name__) from None
+    except Exception as error:  # noqa: BLE001 - decoders raise far more than OSError on broken bytes
+        raise ImageError(*_reason(content, error)) from None
 
 
-def _reason(message: str) -> str:
-    text = message.lower()
+def _reason(content: bytes, error: Exception) -> tuple[str, str]:
+    message = str(error) or type(error).__name__
     cut = ("truncated", "not enough image data", "unexpected end", "not enough data", "eof")
-    return "truncated" if any(words in text for words in cut) else "corrupt"
+    if any(words in message.lower() for words in cut):
+        return "truncated", message
+    if (announced := _announced_bytes(content)) > len(content):
+        return "truncated", f"{len(content)} of at least {announced} bytes are there"
+    if isinstance(error, UnidentifiedImageError):
+        return "not_an_image", "the header is there, an image is not"
+    return "corrupt", message
+
+
+def _announced_bytes(content: bytes) -> int:
+    """How long the header says the file is, at least: Pillow does not notice for these two."""
+    if content.startswith(b"RIFF"):
+        return 8 + int.from_bytes(content[4:8], "little")
+    if content.startswith(b"II*\0"):
+        return int.from_bytes(content[4:8], "little")
+    if content.startswith(b"MM\0*"):
+        return int.from_bytes(content[4:8], "big")
+    return 0
 
 
 def _check_size(width: int, height: int) -> None:
@@ -162,9 +189,22 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """EXIF orientation applied. Unreadable metadata says nothing about the pixels."""
+    try:
+        method = _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # noqa: BLE001 - as many kinds as there are ways to break it
+        return image
+    return image if method is None else image.transpose(method)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+        values = np.asarray(image)
+        grey = _to_8_bit(values)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[values == clear] = 255
+        image = Image.fromarray(grey)
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

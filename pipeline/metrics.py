@@ -10,35 +10,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
 Z = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 RESAMPLES = 1000
 SEED = 0
 ECE_BINS = 15
-_CELLS_AT_ONCE = 10_000_000
 
 Interval = tuple[float, float]
+Counts = npt.NDArray[Any]
+"""(…, 3, K): how often each class was right, is the label, is the prediction."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions on labelled images. y, predicted: (N,) int of classes 0..K-1;
-    probabilities: (N, K) float, or None for a head that has none."""
+    """Predictions on labelled images.
+
+    y, predicted: (N,) int of classes 0..K-1; probabilities: (N, K) float, or None for a head
+    that has none; classes: K.
+    """
 
     y: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64] | None
     classes: int
-
-    @cached_property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """(K, K) counts: row the label, column the prediction."""
-        matrix: npt.NDArray[np.int64] = sk.confusion_matrix(
-            self.y, self.predicted, labels=range(self.classes)
-        )
-        return matrix
 
     @property
     def known(self) -> npt.NDArray[np.float64]:
@@ -47,25 +42,85 @@ class Scored:
             raise ValueError("this head has no probabilities")
         return self.probabilities
 
+    @cached_property
+    def counts(self) -> Counts:
+        """How often each class was right, is the label, is the prediction."""
+        return _counts(self.y, self.predicted, np.ones(len(self.y)), self.classes)
+
+    @cached_property
+    def resampled(self) -> Counts:
+        """The counts of RESAMPLES bootstrap samples (Efron 1979): (B, 3, K).
+
+        Drawing N images with replacement is drawing the cells of the confusion matrix that are
+        not empty, N at most, from a multinomial.
+        """
+        n, random = len(self.y), np.random.default_rng(SEED)
+        cells, sizes = np.unique(self.y * self.classes + self.predicted, return_counts=True)
+        y, predicted = np.divmod(cells, self.classes)
+        draws = (random.multinomial(n, sizes / n) for _ in range(RESAMPLES))
+        return np.stack([_counts(y, predicted, draw, self.classes) for draw in draws])
+
+
+def _counts(
+    y: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], weights: Counts, classes: int
+) -> Counts:
+    right = np.where(y == predicted, weights, 0)
+    pairs = ((y, right), (y, weights), (predicted, weights))
+    return np.stack([np.bincount(of, weighed, classes) for of, weighed in pairs])
+
+
+def _recall(counts: Counts) -> npt.NDArray[np.float64]:
+    """(…, 3, K) -> (…, K); 0 for a class without a label."""
+    return np.asarray(counts[..., 0, :] / np.maximum(counts[..., 1, :], 1))
+
+
+def _precision(counts: Counts) -> npt.NDArray[np.float64]:
+    """(…, 3, K) -> (…, K); 0 for a class never predicted."""
+    return np.asarray(counts[..., 0, :] / np.maximum(counts[..., 2, :], 1))
+
+
+def _f1(counts: Counts) -> npt.NDArray[np.float64]:
+    """(…, 3, K) -> (…, K); 0 for a class that is neither."""
+    either = counts[..., 1, :] + counts[..., 2, :]
+    return np.asarray(2 * counts[..., 0, :] / np.maximum(either, 1))
+
+
+def _balanced(counts: Counts) -> npt.NDArray[np.float64]:
+    """(…, 3, K) -> (…)"""
+    occur = (counts[..., 1, :] > 0).sum(axis=-1)
+    return np.asarray(_recall(counts).sum(axis=-1) / occur)
+
+
+def _macro_f1(counts: Counts) -> npt.NDArray[np.float64]:
+    """(…, 3, K) -> (…)"""
+    occur = (counts[..., 1:, :].sum(axis=-2) > 0).sum(axis=-1)
+    return np.asarray(_f1(counts).sum(axis=-1) / occur)
+
+
+def _losses(scored: Scored) -> npt.NDArray[np.float64]:
+    """(N,) negative log probability of each label; a probability of 0 counts as 2.2e-16."""
+    of_label = scored.known[np.arange(len(scored.y)), scored.y]
+    return np.asarray(-np.log(np.clip(of_label, np.finfo(np.float64).eps, 1)))
+
 
 def accuracy(scored: Scored) -> float:
     """Share of right predictions."""
-    return float(sk.accuracy_score(scored.y, scored.predicted))
+    return float((scored.y == scored.predicted).mean())
 
 
 def balanced_accuracy(scored: Scored) -> float:
     """Mean recall over the classes that occur."""
-    return float(_balanced(scored.confusion[None])[0])
+    return float(_balanced(scored.counts))
 
 
 def macro_f1(scored: Scored) -> float:
     """Mean F1 over the classes that occur as label or prediction."""
-    return float(_macro_f1(scored.confusion[None])[0])
+    return float(_macro_f1(scored.counts))
 
 
 def log_loss(scored: Scored) -> float:
-    """Mean negative log probability of the label, in nats; clipped as scikit-learn does."""
-    return float(sk.log_loss(scored.y, scored.known, labels=range(scored.classes)))
+    """Mean negative log probability of the label, in nats."""
+    return float(_losses(scored).mean())
 
 
 def ece(scored: Scored) -> float:
@@ -103,52 +158,24 @@ def _accuracy_interval(scored: Scored) -> Interval:
 
 
 def _log_loss_interval(scored: Scored) -> Interval:
-    p = np.clip(scored.known, np.finfo(scored.known.dtype).eps, 1)
-    losses = -np.log(p[np.arange(len(scored.y)), scored.y])
+    losses = _losses(scored)
     half = Z * float(losses.std(ddof=1)) / np.sqrt(len(losses)) if len(losses) > 1 else 0.0
-    middle = log_loss(scored)
+    middle = float(losses.mean())
     return max(0.0, middle - half), middle + half
 
 
-def _resampled(of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Callable[[Scored], Interval]:
-    """Percentile bootstrap (Efron 1979) of what a confusion matrix determines.
-
-    Drawing N images with replacement is drawing the matrix's cells from a multinomial.
-    """
-
+def _percentiles(of: Callable[[Counts], npt.NDArray[np.float64]]) -> Callable[[Scored], Interval]:
     def interval(scored: Scored) -> Interval:
-        cells = scored.confusion.ravel()
-        random = np.random.default_rng(SEED)
-        batch = int(np.clip(_CELLS_AT_ONCE // cells.size, 1, RESAMPLES))
-        values = list[float]()
-        while len(values) < RESAMPLES:
-            drawn = random.multinomial(cells.sum(), cells / cells.sum(), size=batch)
-            values.extend(of(drawn.reshape(batch, scored.classes, scored.classes)))
-        low, high = np.percentile(values, [2.5, 97.5])
+        low, high = np.percentile(of(scored.resampled), [2.5, 97.5])
         return float(low), float(high)
 
     return interval
 
 
-def _balanced(confusions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(B, K, K) -> (B,)"""
-    right, labels = np.einsum("bkk->bk", confusions), confusions.sum(axis=2)
-    recall = right / np.maximum(labels, 1)
-    return np.asarray(recall.sum(axis=1) / np.maximum((labels > 0).sum(axis=1), 1))
-
-
-def _macro_f1(confusions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(B, K, K) -> (B,)"""
-    right = np.einsum("bkk->bk", confusions)
-    either = confusions.sum(axis=2) + confusions.sum(axis=1)
-    f1 = 2 * right / np.maximum(either, 1)
-    return np.asarray(f1.sum(axis=1) / np.maximum((either > 0).sum(axis=1), 1))
-
-
 INTERVALS: dict[str, Callable[[Scored], Interval]] = {
     "accuracy": _accuracy_interval,
-    "balanced_accuracy": _resampled(_balanced),
-    "macro_f1": _resampled(_macro_f1),
+    "balanced_accuracy": _percentiles(_balanced),
+    "macro_f1": _percentiles(_macro_f1),
     "log_loss": _log_loss_interval,
 }
 
@@ -167,16 +194,16 @@ def score(scored: Scored) -> dict[str, Any]:
 
 def per_class(scored: Scored, names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Precision, recall with its interval, F1 and n of each class."""
-    precision, recall, f1, support = sk.precision_recall_fscore_support(
-        scored.y, scored.predicted, labels=range(scored.classes), zero_division=0
-    )
+    right, labels, _ = scored.counts
+    precision, recall, f1 = (of(scored.counts) for of in (_precision, _recall, _f1))
     rows = []
     for index, name in enumerate(names):
-        low, high = wilson(int(scored.confusion[index, index]), int(support[index]))
+        n = int(labels[index])
+        low, high = wilson(int(right[index]), n)
         rows.append(
             {
                 "class": name,
-                "n": int(support[index]),
+                "n": n,
                 "precision": float(precision[index]),
                 "recall": float(recall[index]),
                 "recall_low": low,

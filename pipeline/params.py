@@ -2,14 +2,15 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import ConfigurationError
 
@@ -19,7 +20,6 @@ RESERVED = "best"
 
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -124,6 +124,7 @@ def load(path: Path) -> Params:
 def parse(content: object, *, where: str = "params.yaml") -> Params:
     """Check the mapping that params.yaml holds; see `load`."""
     params = checked(Params, content, where=where)
+    _check_split(params.data.split, where)
     _check_names(params, where)
     return params
 
@@ -136,7 +137,7 @@ def checked(model: type[M], content: object, *, where: str, at: str = "") -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError(_line(error, where, at)) from None
+        raise ConfigurationError(_line(model, error, where, at)) from None
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -165,6 +166,8 @@ def _read(path: Path) -> object:
         raise ConfigurationError(
             f"{path.name}:{_line_number(error)}: not valid YAML: {error.problem}"
         ) from None
+    except YAMLError as error:
+        raise ConfigurationError(f"{path.name}: not valid YAML: {_one_line(str(error))}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path.name}: not UTF-8 text; save it as UTF-8") from None
 
@@ -174,19 +177,21 @@ def _line_number(error: MarkedYAMLError) -> int:
     return mark.line + 1 if mark else 0
 
 
-def _line(error: ValidationError, where: str, at: str) -> str:
-    first = error.errors(include_url=False)[0]
+def _line(model: type[BaseModel], error: ValidationError, where: str, at: str) -> str:
+    # a misspelt key is missing as well: name what was written before what was not
+    errors = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    first = errors[0]
     parts = [str(part) for part in first["loc"] if not _is_type_tag(part)]
-    key = ".".join(filter(None, [at, *parts])) or "(top level)"
+    key = _one_line(".".join(filter(None, [at, *parts]))) or "(top level)"
     value = first["input"]
     if first["type"] == "extra_forbidden":
-        allowed = _siblings(error.title, parts)
+        allowed = _keys(model, parts[:-1])
         near = difflib.get_close_matches(parts[-1], allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"allowed here: {', '.join(allowed)}"
         return f"{where}: unknown key {key} (= {_short(value)}); {hint}"
     if first["type"] == "missing":
         return f"{where}: the key {key} is missing; add it"
-    wanted = [e["msg"] for e in error.errors() if _same_place(e["loc"], first["loc"])]
+    wanted = [e["msg"] for e in errors if _same_place(e["loc"], first["loc"])]
     text = " or ".join(dict.fromkeys(map(_plain, wanted)))
     return f"{where}: {key} is {_short(value)} ({_type_name(value)}): {text}"
 
@@ -201,9 +206,15 @@ def _same_place(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
 
 
 def _plain(message: str) -> str:
-    message = re.sub(r" or instance of \w+$", "", message).replace("a valid dictionary", "a mapping")
+    message = re.sub(r" or instance of \w+$", "", message).replace(
+        "a valid dictionary", "a mapping"
+    )
     message = re.sub(r" after validation, not \d+$", "", message)
     return re.sub(r"^(Input|List|String|Dictionary) ", "", message)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _short(value: object) -> str:
@@ -216,25 +227,22 @@ def _type_name(value: object) -> str:
     return names.get(type(value).__name__, type(value).__name__)
 
 
-_BLOCKS: Mapping[str, type[BaseModel]] = {
-    "data": DataParams,
-    "split": SplitParams,
-    "preprocessing": PreprocessingParams,
-    "run": RunParams,
-    "execution": ExecutionParams,
-}
+def _keys(model: Any, parts: list[str]) -> list[str]:
+    """The keys allowed in the block that `parts` leads to from `model`."""
+    for part in parts:
+        fields = getattr(model, "model_fields", None)
+        model = fields[part].annotation if fields else get_args(model)[1]  # dict[str, Block]
+        if isinstance(model, UnionType):
+            model = get_args(model)[0]  # Block | None
+    return list(model.model_fields)
 
 
-def _siblings(title: str, parts: list[str]) -> list[str]:
-    """The keys allowed beside the last of `parts`."""
-    if title != Params.__name__:
-        return []
-    if len(parts) == 1:
-        return list(Params.model_fields)
-    if len(parts) == 3 and parts[0] == "backbones":
-        return list(BackboneParams.model_fields)
-    block = _BLOCKS.get(parts[-2])
-    return list(block.model_fields) if block else []
+def _check_split(split: SplitParams, where: str) -> None:
+    if split.val + split.test >= 1:
+        raise ConfigurationError(
+            f"{where}: data.split: val {split.val} and test {split.test} leave nothing to train on;"
+            " their sum must be below 1"
+        )
 
 
 def _check_names(params: Params, where: str) -> None:
@@ -242,7 +250,7 @@ def _check_names(params: Params, where: str) -> None:
         for name in entries:
             if not NAME.fullmatch(name):
                 raise ConfigurationError(
-                    f"{where}: {block}.{name}: a name is made of a-z, 0-9 and _; rename it"
+                    f"{where}: {block}: the name {name!r} is not made of a-z, 0-9 and _; rename it"
                 )
         listed: list[str] = getattr(params.run, block)
         for name in listed:

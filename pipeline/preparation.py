@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import dataset, files, splitting
 from pipeline.dataset import Images, Labels, Problem, Split
@@ -50,7 +52,7 @@ def prepare(listing: Listing, split: SplitParams) -> Prepared:
     """Hash, sniff and split the listed images.
 
     Equal bytes under different labels lose their labels; equal bytes in several given splits
-    keep only the copy in test, else val. Both are listed as problems.
+    keep only the copy in test, else val; a path has one row. What is left out is a problem.
     Raises InputError where nothing usable is left or a class has no training image.
     """
     rows, problems = _read_all(listing)
@@ -58,9 +60,10 @@ def prepare(listing: Listing, split: SplitParams) -> Prepared:
     rows, conflicts = _without_conflicts(rows)
     rows, notes = _split(rows, split)
     rows, crossing = _without_crossing(rows)
-    problems = [*listing.problems, *problems, *conflicts, *crossing]
+    rows, repeats = _without_repeats(rows)
+    problems = [*listing.problems, *problems, *conflicts, *crossing, *repeats]
     labels = _labels(rows)
-    _check(labels, problems)
+    _check(labels, {entry.label for entry in listing.entries}, problems)
     summary = _summary(readable, labels, problems, notes)
     return Prepared(_images(readable), labels, tuple(sorted(problems)), summary)
 
@@ -74,7 +77,8 @@ def write(prepared: Prepared, folder: Path) -> None:
 
 
 def _read_all(listing: Listing) -> tuple[list[_Row], list[Problem]]:
-    by_path = {entry.path: entry for entry in listing.entries}
+    known_last = sorted(listing.entries, key=lambda entry: entry.sha256 is not None)
+    by_path = {entry.path: entry for entry in known_last}
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
         results = pool.map(lambda entry: _read(listing.root, entry), by_path.values())
         read = dict(zip(by_path, results, strict=True))
@@ -85,13 +89,16 @@ def _read_all(listing: Listing) -> tuple[list[_Row], list[Problem]]:
             problems.append(result)
         else:
             rows.append(_Row(entry, *result))
-    return rows, list(dict.fromkeys(problems))
+    return rows, problems
 
 
 def _read(root: Path, entry: Entry) -> tuple[str, int] | Problem:
     """Digest and size of one file; a digest that the manifest gives is believed."""
+    path = root / entry.path
     try:
-        with open(root / entry.path, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            return Problem(entry.path, entry.sha256 or "", "unreadable", "not a plain file")
+        with open(path, "rb", buffering=0) as file:
             if entry.sha256 is not None:
                 return entry.sha256, os.fstat(file.fileno()).st_size
             content = file.read(_READ_BYTES)
@@ -103,8 +110,9 @@ def _read(root: Path, entry: Entry) -> tuple[str, int] | Problem:
             return digest.hexdigest(), size
     except ImageError as error:
         return Problem(entry.path, entry.sha256 or "", error.reason, error.detail)
-    except OSError as error:
-        return Problem(entry.path, entry.sha256 or "", "unreadable", error.strerror or str(error))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        detail = getattr(error, "strerror", None) or str(error)
+        return Problem(entry.path, entry.sha256 or "", "unreadable", detail)
 
 
 def _without_conflicts(rows: list[_Row]) -> tuple[list[_Row], list[Problem]]:
@@ -128,7 +136,9 @@ def _split(rows: list[_Row], params: SplitParams) -> tuple[list[_Row], list[str]
     given = {row.entry.split for row in rows}
     notes = list[str]()
     if given == {Split.TRAIN, Split.VAL}:
-        notes.append("the data has train and val only: val is the test, a new val is cut from train")
+        notes.append(
+            "the data has train and val only: val is the test, a new val is cut from train"
+        )
         rows = [_moved(row, Split.TEST) if row.entry.split == Split.VAL else row for row in rows]
         given = {Split.TRAIN, Split.TEST}
     if not given & {None, Split.TRAIN} and rows:
@@ -155,7 +165,10 @@ def _moved(row: _Row, split: Split) -> _Row:
 
 
 def _units(rows: list[_Row]) -> list[str]:
-    """A key a row; rows that share bytes or a group, also through others, share the key."""
+    """A key a row; rows that share bytes or a group, also through others, share the key.
+
+    It is the least name of a group, where there is one, so that a new member does not change it.
+    """
     parent: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -168,7 +181,7 @@ def _units(rows: list[_Row]) -> list[str]:
     for row in rows:
         own = find(row.sha256)
         if row.entry.group is not None:
-            first, second = sorted((own, find(f"group {row.entry.group}")))
+            first, second = sorted((own, find(f"#{row.entry.group}")))
             parent[second] = first
     return [find(row.sha256) for row in rows]
 
@@ -186,6 +199,17 @@ def _without_crossing(rows: list[_Row]) -> tuple[list[_Row], list[Problem]]:
             f"left out of {row.entry.split}: the same bytes are in {best[row.sha256]}",
         )
         for row in crossing
+    ]
+
+
+def _without_repeats(rows: list[_Row]) -> tuple[list[_Row], list[Problem]]:
+    first: dict[str, _Row] = {}
+    for row in rows:
+        first.setdefault(row.entry.path, row)
+    return list(first.values()), [
+        row.problem("repeated_path", "the manifest has the path in another row as well")
+        for row in rows
+        if row is not first[row.entry.path]
     ]
 
 
@@ -209,8 +233,8 @@ def _images(rows: list[_Row]) -> Images:
 def _labels(rows: list[_Row]) -> Labels:
     rows = sorted(rows, key=lambda row: row.entry.path)
 
-    def column(values: Iterable[object]) -> Any:
-        return np.array([*values, None], dtype=object)[:-1]
+    def column(values: Iterable[str | None]) -> npt.NDArray[np.object_]:
+        return np.array(list(values), dtype=object)
 
     return Labels(
         path=column(row.entry.path for row in rows),
@@ -221,16 +245,16 @@ def _labels(rows: list[_Row]) -> Labels:
     )
 
 
-def _check(labels: Labels, problems: list[Problem]) -> None:
-    reasons = Counter(problem.reason for problem in problems)
-    listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-    because = f" (left out: {listed})" if listed else ""
+def _check(labels: Labels, listed: set[str], problems: list[Problem]) -> None:
+    because = dataset.left_out(problems)
     if len(labels.label) == 0:
         raise InputError(f"no usable image with a label is left{because}; correct data.path")
     classes = set(labels.label)
     if len(classes) < 2:
-        raise InputError(f"only the class {_and(classes)} is left{because}; at least two are needed")
-    untrained = classes - set(labels.label[labels.split == Split.TRAIN])
+        raise InputError(
+            f"only the class {_and(classes)} is left{because}; at least two are needed"
+        )
+    untrained = listed - set(labels.label[labels.split == Split.TRAIN])
     if untrained:
         raise InputError(
             f"no training image of class {_and(untrained)}{because}; "
@@ -250,7 +274,7 @@ def _summary(
         if absent := [label for label in classes if not counts[label]]:
             notes.append(f"{split} has no image of class {_and(absent)}")
     return {
-        "files": len(readable),
+        "files": len({row.entry.path for row in readable}),
         "images": len({row.sha256 for row in readable}),
         "labelled": len(labels.label),
         "classes": classes,
@@ -264,11 +288,8 @@ def describe(prepared: Prepared) -> str:
     """What was prepared, in a few lines for the terminal."""
     summary = prepared.summary
     splits = ", ".join(f"{name} {sum(c.values())}" for name, c in summary["splits"].items())
-    lines = [
-        f"{summary['images']} distinct images in {summary['files']} files, "
-        f"{len(summary['classes'])} classes: {splits}",
-        *summary["notes"],
-    ]
+    counts = f"{summary['images']} distinct images in {summary['files']} files"
+    lines = [f"{counts}, {len(summary['classes'])} classes: {splits}", *summary["notes"]]
     if prepared.problems:
         reasons = ", ".join(f"{reason} {count}" for reason, count in summary["problems"].items())
         lines.append(f"left out: {reasons}; see artifacts/dataset/problems.csv")

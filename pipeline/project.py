@@ -39,8 +39,9 @@ class Project:
     @property
     def store(self) -> Path:
         """The embedding store: HEADSTART_STORE, or execution.store, shared by experiments."""
-        store = Path(os.environ.get("HEADSTART_STORE") or self.params.execution.store)
-        return (Path(os.environ.get("DVC_ROOT") or self.root) / store.expanduser()).resolve()
+        store = os.environ.get("HEADSTART_STORE") or self.params.execution.store
+        root = Path(os.environ.get("DVC_ROOT") or self.root)
+        return (root / os.path.expanduser(store)).resolve()
 
     def backbone(self, name: str) -> BackboneParams:
         """The entry of that name. Raises ConfigurationError."""
@@ -56,10 +57,10 @@ class Project:
         A queued experiment runs in a folder of its own; what is neither in git nor an output
         of a stage is not there, and is looked up in the repository that queued it.
         """
-        expanded = Path(path).expanduser()
+        expanded = os.path.expanduser(path)  # a name like ~x that is no user's stays as it is
         here = self.root / expanded
         there = Path(os.environ.get("DVC_ROOT") or self.root) / expanded
-        chosen = there if not here.exists() and there.exists() else here
+        chosen = there if not os.path.exists(here) and os.path.exists(there) else here
         return Path(os.path.abspath(chosen))
 
 
@@ -80,6 +81,7 @@ def _entry(what: str, name: str, entries: Mapping[str, Entry]) -> Entry:
 
 def find_root(start: Path) -> Path:
     """The folder whose params.yaml is meant; see `open_project`."""
+    start = Path(os.path.abspath(start))
     if (start / "params.yaml").is_file():
         return start
     for folder in (start, *start.parents):

@@ -1,20 +1,18 @@
 """Choose a head's hyperparameter on the validation images, never on test; fit it twice.
 
 Coarse to fine: every fourth candidate from the most regularised on, until the score has
-risen thrice, at a loose tolerance; then those two and one steps from the best; then one fit
-at a tight tolerance on train, and one on train + val.
+risen thrice, at a loose tolerance; then the best at a tight one, and those two and one steps
+from it; then one fit from scratch on train, and one on train + val.
 """
 
+import copy
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_limits
 
 from pipeline import evaluation, heads, metrics
@@ -22,17 +20,19 @@ from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
 from pipeline.evaluation import Examples
-from pipeline.heads import Fitted, Recipe, Record
+from pipeline.heads import Fitted, Recipe, Record, Setting
 from pipeline.metrics import Scored
 from pipeline.params import HeadParams
 
 STRIDE = 4
 RISES = 3
-SEARCH_TOLERANCE = 1e-3
-FINAL_TOLERANCE = 1e-4
+COARSE_TOLERANCE = 3e-4
+FINE_TOLERANCE = 1e-4
+"""Also of the final fits. On few images and many dimensions a looser one decides: at 1e-3,
+fits that had stopped too early were three steps off the best C."""
 
-X = npt.NDArray[np.float32]
-Y = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ def train(
         warnings.simplefilter("always", ConvergenceWarning)
         search = choose(recipe, seen.X, y_seen, held.X, y_held)
         caught.clear()
-        rows = len(seen.X)
-        final = recipe.build(search.value, rows, FINAL_TOLERANCE).fit(seen.X, y_seen)
-        everything = recipe.build(search.value, rows, FINAL_TOLERANCE).fit(
+        rows, dim = seen.X.shape
+        setting = Setting(search.value, rows, dim, FINE_TOLERANCE)
+        final = recipe.build(setting).fit(seen.X, y_seen)
+        everything = recipe.build(setting).fit(
             np.concatenate([seen.X, held.X]), np.concatenate([y_seen, y_held])
         )
     record = Record(
@@ -96,87 +97,105 @@ def _classes(labels: Labels, seen: Examples, held: Examples) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def choose(recipe: Recipe, X_seen: X, y_seen: Y, X_held: X, y_held: Y) -> Search:
+def choose(
+    recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
+) -> Search:
     """Search the recipe's grid by validation log loss (accuracy where it has none).
 
     X_*: (N, D) float32; y_*: (N,) int. Ties go to the more regularised candidate.
     """
     if recipe.value is not None or not recipe.grid:
-        return Search(recipe.value if recipe.value is not None else 0.0)
-    *enhance, (_, classifier) = recipe.build(
-        recipe.grid[0], len(X_seen), SEARCH_TOLERANCE
-    ).steps
-    enhancement = make_pipeline(*(step for _, step in enhance)) if enhance else "passthrough"
-    bench = _Bench(
-        recipe,
-        classifier,
-        *_enhanced(enhancement, X_seen, X_held),
-        y_seen,
-        y_held,
+        return Search(recipe.value or 0.0)
+    bench = _Bench(recipe, X_seen, y_seen, X_held, y_held)
+    coarse = _coarse(bench, len(recipe.grid))
+    fine = _fine(bench, min(coarse, key=_rank), len(recipe.grid))
+    tried = {trial.index: trial for trial in [*coarse, *fine]}
+    best = min(fine, key=_rank).index
+    return Search(
+        value=recipe.grid[best],
+        trace=[tried[index].figures for index in sorted(tried)],
+        at_edge=best in (0, len(recipe.grid) - 1),
     )
-    best = bench.best_of(_coarse(bench, len(recipe.grid)))
-    for step in (STRIDE // 2, STRIDE // 4):
-        best = bench.best_of([best - step, best, best + step])
-    trace = [bench.tried[index] for index in sorted(bench.tried)]
-    return Search(recipe.grid[best], trace, best in (0, len(recipe.grid) - 1))
 
 
-def _enhanced(enhancement: Pipeline | str, X_seen: X, X_held: X) -> tuple[X, X]:
-    if isinstance(enhancement, str):
-        return X_seen, X_held
-    return enhancement.fit_transform(X_seen), enhancement.transform(X_held)
+@dataclass(frozen=True)
+class _Trial:
+    """One candidate, fitted on train and scored on val.
+
+    figures: its value, accuracy and, where there are probabilities, log loss;
+    fitted: the classifier, where another is to start from it.
+    """
+
+    index: int
+    figures: dict[str, float]
+    fitted: Any
 
 
-@dataclass
+def _rank(trial: _Trial) -> tuple[float, int]:
+    """Lower is better: validation log loss, or minus the accuracy, then the more regularised."""
+    return trial.figures.get("log_loss", -trial.figures["accuracy"]), trial.index
+
+
 class _Bench:
-    """One classifier on enhanced embeddings, refitted, warm where it can, for each candidate."""
+    """The classifier of a recipe on embeddings that its other steps transformed, once."""
 
-    recipe: Recipe
-    classifier: BaseEstimator
-    X_seen: X
-    X_held: X
-    y_seen: Y
-    y_held: Y
-    tried: dict[int, dict[str, Any]] = field(default_factory=dict)
+    def __init__(
+        self, recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
+    ) -> None:
+        self.recipe = recipe
+        self.rows, self.dim = X_seen.shape
+        *transforms, _ = self._steps(0, COARSE_TOLERANCE)
+        for step in transforms:
+            X_seen, X_held = step.fit_transform(X_seen, y_seen), step.transform(X_held)
+        self.seen = X_seen, y_seen
+        self.held = X_held, y_held
 
-    def score(self, index: int) -> float:
-        """Validation log loss, or minus the accuracy; lower is better."""
-        if index not in self.tried:
-            value = self.recipe.grid[index]
-            fresh = self.recipe.build(value, len(self.X_seen), SEARCH_TOLERANCE)[-1]
-            if "warm_start" in fresh.get_params():
-                self.classifier.set_params(**{**fresh.get_params(), "warm_start": True})
-            else:
-                self.classifier = fresh
-            self.classifier.fit(self.X_seen, self.y_seen)
-            self.tried[index] = {"value": value, **self._figures()}
-        figures = self.tried[index]
-        return float(figures.get("log_loss", -figures["accuracy"]))
+    def _steps(self, index: int, tolerance: float) -> list[Any]:
+        setting = Setting(self.recipe.grid[index], self.rows, self.dim, tolerance)
+        return [step for _, step in self.recipe.build(setting).steps]
 
-    def _figures(self) -> dict[str, float]:
-        classes = int(max(self.y_seen)) + 1
-        predicted, probabilities = evaluation.predict(self.classifier, self.X_held, classes)
-        scored = Scored(self.y_held, predicted, probabilities, classes)
+    def trial(self, index: int, tolerance: float, start: _Trial | None = None) -> _Trial:
+        """Fit a candidate, from the coefficients of `start` where the recipe can, and score it."""
+        *_, classifier = self._steps(index, tolerance)
+        if self.recipe.warm:
+            options = {**classifier.get_params(), "warm_start": True}
+            classifier = copy.copy(start.fitted if start else classifier).set_params(**options)
+        classifier.fit(*self.seen)
+        figures = {"value": self.recipe.grid[index], **self._figures(classifier)}
+        return _Trial(index, figures, classifier if self.recipe.warm else None)
+
+    def _figures(self, classifier: Any) -> dict[str, float]:
+        X, y = self.held
+        predicted, probabilities = evaluation.predict(classifier, X)
+        scored = Scored(y, predicted, probabilities, classes=len(classifier.classes_))
         figures = {"accuracy": metrics.accuracy(scored)}
         if probabilities is not None:
             figures["log_loss"] = metrics.log_loss(scored)
         return figures
 
-    def best_of(self, indices: Iterable[int]) -> int:
-        """The best candidate; the first, which is more regularised, of equal ones."""
-        inside = sorted(index for index in indices if 0 <= index < len(self.recipe.grid))
-        return min(inside, key=self.score)
 
-
-def _coarse(bench: _Bench, size: int) -> list[int]:
-    """Every fourth candidate, until the score has risen RISES times in a row."""
-    tried, rises = list[int](), 0
-    for index in range(0, size, STRIDE):
-        rises = rises + 1 if tried and bench.score(index) > bench.score(tried[-1]) else 0
-        tried.append(index)
+def _coarse(bench: _Bench, size: int) -> list[_Trial]:
+    """Every fourth candidate, each from the one before, until the score rose RISES times running."""
+    trials, rises = [bench.trial(0, COARSE_TOLERANCE)], 0
+    for index in range(STRIDE, size, STRIDE):
+        trials.append(bench.trial(index, COARSE_TOLERANCE, trials[-1]))
+        before, after = trials[-2:]
+        rises = rises + 1 if _rank(after)[0] > _rank(before)[0] else 0
         if rises == RISES:
             break
-    return tried
+    return trials
+
+
+def _fine(bench: _Bench, best: _Trial, size: int) -> list[_Trial]:
+    """The best coarse candidate again, and those two and one steps from the best."""
+    if bench.recipe.warm:  # others cost as much the second time, and say the same
+        best = bench.trial(best.index, FINE_TOLERANCE, best)
+    trials = [best]
+    for step in (STRIDE // 2, STRIDE // 4):
+        around = [best.index - step, best.index + step]
+        trials += [bench.trial(i, FINE_TOLERANCE, best) for i in around if 0 <= i < size]
+        best = min(trials, key=_rank)
+    return trials
 
 
 def describe(record: Record) -> str:

@@ -2,7 +2,8 @@
 
 Stratified by label, seeded, groups whole, and steady: within a label, units (a group, or an
 image with all its copies) are ordered by a hash of the seed and their key, and the first go
-to test, the next to val. So a new image moves no other but the one at a border.
+to test, the next to val; a group too large for what is left of a share is passed over. So a
+new image moves no other but those at a border.
 """
 
 import hashlib
@@ -44,17 +45,28 @@ def _rank(seed: int, key: str) -> bytes:
 
 
 def _cut(sizes: Sequence[int], fractions: Mapping[Split, float]) -> list[Split]:
-    """Split for each unit, in order, so that each split's rows come closest to its share."""
-    total, result = sum(sizes), list[Split]()
-    for split, fraction in sorted(fractions.items()):
-        wanted = fraction * total
-        enough = len(sizes) > len(fractions)
-        taken = 0
-        while len(result) < len(sizes) - 1:
-            size = sizes[len(result)]
-            must = enough and taken == 0
-            if not must and (not enough or taken + size / 2 > wanted):
-                break
-            taken += size
-            result.append(split)
-    return result + [Split.TRAIN] * (len(sizes) - len(result))
+    """Split for each unit: the first that fit make up each split's share, the rest is train."""
+    result = [Split.TRAIN] * len(sizes)
+    free = list(range(len(sizes)))
+    if len(sizes) <= len(fractions):
+        return result
+    for later, split in zip(reversed(range(len(fractions))), sorted(fractions), strict=True):
+        taken = _take(
+            [sizes[unit] for unit in free],
+            wanted=fractions[split] * sum(sizes),
+            at_most=len(free) - later - 1,
+        )
+        for index in taken:
+            result[free[index]] = split
+        free = [unit for unit in free if result[unit] is Split.TRAIN]
+    return result
+
+
+def _take(sizes: Sequence[int], *, wanted: float, at_most: int) -> list[int]:
+    """Units, in order, that each bring the rows taken closer to `wanted`; the smallest if none."""
+    taken, rows = list[int](), 0
+    for index, size in enumerate(sizes):
+        if len(taken) < at_most and rows + size / 2 <= wanted:
+            taken.append(index)
+            rows += size
+    return taken or [min(range(len(sizes)), key=sizes.__getitem__)]

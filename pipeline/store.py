@@ -1,26 +1,40 @@
 """The content-addressed store of embedding shards, shared by runs, branches and projects.
 
-<store>/<fingerprint>/<digest>.h5 holds up to some thousand rows; the digest is over its
-content, so a shard is immutable, writing it twice is harmless and a flipped bit is found.
-<store>/<fingerprint>/probe.npy is what the first machine made of the probe.
+<store>/<fingerprint>/<digest>.h5 holds up to some thousand rows; the digest is over all its
+bytes, so a shard is immutable, writing it twice is harmless, and a flipped bit is found before
+HDF5 reads it.
+<store>/<fingerprint>/probe.npy is what the first machine made of the probe, its sha256 behind.
 """
 
 import hashlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import files, hdf5
-from pipeline.dataset import Digests
+from pipeline.dataset import Digests, positions
 from pipeline.errors import IntegrityError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
 
 BLOCK_ROWS = 8192
+_MARK_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A checked shard: its rows' digests, and where their vectors lie in the file."""
+
+    sha256: Digests
+    offset: int
+    shape: tuple[int, ...]
+    dtype: npt.DTypeLike
 
 
 @dataclass
@@ -29,7 +43,7 @@ class Store:
 
     root: Path
     fingerprint: str
-    _shards: dict[Path, tuple[Digests, Array]] = field(default_factory=dict, repr=False)
+    _shards: dict[Path, _Shard] = field(default_factory=dict, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -46,8 +60,8 @@ class Store:
         Raises OSError where the disk is full, IntegrityError where what was written reads
         back as something else.
         """
-        path = self.folder / f"{shard_digest(self.fingerprint, sha256, vectors)}.h5"
         content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
+        path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
         with files.replacing(path, unique=True) as beside:
             beside.write_bytes(content)
             files.sync(beside)
@@ -61,77 +75,96 @@ class Store:
                 continue
             try:
                 self._shards[path] = _read_shard(path, self.fingerprint, path.stem)
+            except FileNotFoundError:
+                pass  # another run found it damaged
             except IntegrityError as error:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
 
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has."""
-        held = [sha256 for sha256, _ in self._shards.values()]
+        held = [shard.sha256 for shard in self._shards.values()]
         return ~np.isin(wanted, np.concatenate(held)) if held else np.ones(len(wanted), bool)
 
     def blocks(self, wanted: Digests) -> Iterator[Array]:
         """The vectors of `wanted`, in its order, in blocks of at most BLOCK_ROWS rows.
 
-        Where several shards hold an image, the one whose name sorts first is taken.
+        Where several shards hold an image, the one whose name sorts first is taken. Raises
+        IntegrityError where an image is in none.
         """
-        shards = [self._shards[path] for path in sorted(self._shards)]
-        sha256 = np.concatenate([digests for digests, _ in shards])
-        owner = np.repeat(np.arange(len(shards)), [len(digests) for digests, _ in shards])
-        row = np.concatenate([np.arange(len(digests)) for digests, _ in shards])
+        paths = sorted(self._shards)
+        held = [self._shards[path].sha256 for path in paths] or [np.empty(0, "S64")]
+        sha256 = np.concatenate(held)
+        owner = np.repeat(np.arange(len(held)), [len(digests) for digests in held])
+        row = np.concatenate([np.arange(len(digests)) for digests in held])
         order = np.argsort(sha256, kind="stable")
-        first = order[np.searchsorted(sha256[order], wanted)]
-        if not (sha256[first] == wanted).all():
-            raise IntegrityError(f"{self.folder} lost rows during the run; run the command again")
+        found = positions(sha256[order], wanted)
+        if (found < 0).any():
+            raise self._lost()
+        first = order[found]
         for start in range(0, len(wanted), BLOCK_ROWS):
-            yield _gather(shards, owner[first], row[first], slice(start, start + BLOCK_ROWS))
+            block = first[start : start + BLOCK_ROWS]
+            yield self._gather(paths, owner[block], row[block])
+
+    def _gather(self, paths: list[Path], owner: Array, row: Array) -> Array:
+        """The rows of one block. A map is closed after use: each holds a file open."""
+        first = self._shards[paths[owner[0]]]
+        out = np.empty((len(row), *first.shape[1:]), dtype=first.dtype)
+        for number in np.unique(owner):
+            mine = owner == number
+            path = paths[number]
+            shard = self._shards[path]
+            try:
+                out[mine] = np.memmap(path, shard.dtype, "r", shard.offset, shard.shape)[row[mine]]
+            except (FileNotFoundError, ValueError):
+                raise self._lost() from None
+        return out
+
+    def _lost(self) -> IntegrityError:
+        return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
 
     def reference_probe(self) -> Vectors | None:
         """What the first machine made of the probe, (K, D) float32; None before any did."""
         try:
-            probe: Vectors = np.load(io.BytesIO(self._probe.read_bytes()), allow_pickle=False)
+            content = self._probe.read_bytes()
         except FileNotFoundError:
             return None
-        except (ValueError, EOFError):
-            raise IntegrityError(f"{self._probe} is damaged; delete it and run again") from None
+        body, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
+        if hashlib.sha256(body).digest() != mark:
+            raise IntegrityError(f"{self._probe} is damaged; delete it and run again")
+        probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
         return probe
 
     def put_probe(self, vectors: Vectors) -> None:
-        """Keep the first machine's probe embeddings."""
-        with files.replacing(self._probe, unique=True) as beside:
-            buffer = io.BytesIO()
-            np.save(buffer, vectors, allow_pickle=False)
-            beside.write_bytes(buffer.getvalue())
+        """Keep the probe embeddings of the first machine that comes; later ones change nothing."""
+        if self._probe.exists():
+            return
+        buffer = io.BytesIO()
+        np.save(buffer, vectors, allow_pickle=False)
+        body = buffer.getvalue()
+        whole = self.folder / f".probe-{os.urandom(8).hex()}{files.PARTIAL}"
+        files.write_bytes(whole, body + hashlib.sha256(body).digest())
+        try:
+            os.link(whole, self._probe)  # fails where another machine was first
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(whole, self._probe)
+        finally:
+            whole.unlink(missing_ok=True)
 
 
-def shard_digest(fingerprint: str, sha256: Digests, vectors: Array) -> str:
-    """Hex sha256 over everything a shard says; its name."""
-    total = hashlib.sha256(f"{fingerprint} {vectors.dtype} {vectors.shape}\n".encode())
-    total.update(np.ascontiguousarray(sha256).tobytes())
-    total.update(np.ascontiguousarray(vectors).tobytes())
-    return total.hexdigest()
+def shard_digest(fingerprint: str, content: bytes) -> str:
+    """Hex sha256 over whose a shard is and all its bytes; its name."""
+    return hashlib.sha256(f"{fingerprint}\n".encode() + content).hexdigest()
 
 
-def _read_shard(path: Path, fingerprint: str, name: str) -> tuple[Digests, Array]:
+def _read_shard(path: Path, fingerprint: str, name: str) -> _Shard:
+    if shard_digest(fingerprint, path.read_bytes()) != name:
+        raise IntegrityError(f"{path} is damaged: its content is not what its name says")
     shard = hdf5.open_plain(path)
     try:
-        sha256, vectors = shard.arrays["sha256"], shard.arrays["embeddings"]
+        sha256, vectors = np.array(shard.arrays["sha256"]), shard.arrays["embeddings"]
     except KeyError:
         raise IntegrityError(f"{path} is not a shard") from None
-    if shard_digest(fingerprint, sha256, vectors) != name:
-        raise IntegrityError(f"{path} is damaged: its content is not what its name says")
-    return np.array(sha256), vectors
-
-
-def _gather(
-    shards: list[tuple[Digests, Array]], owner: Array, row: Array, block: slice
-) -> Array:
-    owner, row = owner[block], row[block]
-    vectors = shards[0][1]
-    out = np.empty((len(row), vectors.shape[1]), dtype=vectors.dtype)
-    for shard in np.unique(owner):
-        mine = owner == shard
-        out[mine] = shards[shard][1][row[mine]]
-    return out
-
-
+    return _Shard(sha256, vectors.offset, vectors.shape, vectors.dtype)

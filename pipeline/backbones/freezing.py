@@ -4,6 +4,7 @@ import logging
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,9 @@ OPSET = 18
 
 class Normalised(torch.nn.Module):
     """(N, H, W, 3) uint8 -> (N, D) float32: normalisation, then the backbone."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, pretrained: Pretrained) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ def _record(
         file=MODEL,
         file_sha256=files.sha256_of(folder / MODEL),
         dim=dim,
-        weights=entry.weights or "default",
+        weights=weights.stated(entry),
         licence=pretrained.licence,
         fields=fields,
     )
@@ -120,14 +124,21 @@ def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:
 def _strip(model: onnx.ModelProto) -> None:
     for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
         model.ClearField(field)
-    graph = model.graph
-    graph.name = "backbone"
-    holders = [graph, *graph.node, *graph.value_info, *graph.input, *graph.output]
-    for holder in [*holders, *graph.initializer, *model.functions]:
-        holder.ClearField("doc_string")
-        holder.ClearField("metadata_props")
-    if any(tensor.external_data for tensor in graph.initializer):
+    model.graph.name = "backbone"
+    for graph in [model.graph, *model.functions]:
+        _strip_notes(graph)
+    if any(tensor.external_data for tensor in model.graph.initializer):
         raise IntegrityError("the export holds external data; freeze writes one file")
+
+
+def _strip_notes(message: Any) -> None:
+    """Clear what an exporter notes of itself, in a protobuf message and every one within."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                _strip_notes(inner)
 
 
 def _run(path: Path, images: Pixels) -> Vectors:

@@ -16,7 +16,7 @@ class Pixels:
             if getattr(entry, key) is not None:
                 raise ConfigurationError(f"{at}.{key}: source pixels has no {key}; delete the key")
 
-    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
+    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
         import torch
 
         own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

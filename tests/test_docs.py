@@ -1,0 +1,121 @@
+"""The docs say what is there, and their commands run."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+
+from pipeline import backbones, cli, formats, heads, metrics, runtimes
+from pipeline.params import DataParams, ExecutionParams, Params, SplitParams
+from tests.conftest import ROOT, make_photos, make_project, use_pixels
+from tests.test_architecture import STAGES
+
+DOCS = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+EVERYTHING = "\n".join(DOCS.values())
+
+
+def commands() -> list[str]:
+    """Lines after `$ ` in console blocks, in the order of the docs."""
+    blocks = re.findall(r"```console\n(.*?)```", EVERYTHING, re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *heads.HEADS, *backbones.SOURCES, *formats.FORMATS, *runtimes.RUNTIMES, *STAGES,
+        *DataParams.model_fields, *SplitParams.model_fields, *ExecutionParams.model_fields,
+        *Params.model_fields,
+    ],
+)  # fmt: skip
+def test_docs__mention_every_entry_stage_and_key(name):
+    assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`|^## .*\b{name}\b", EVERYTHING, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_docs__mention_every_metric(name):
+    assert name.replace("_", " ") in EVERYTHING.lower() or f"`{name}`" in EVERYTHING
+
+
+def test_docs__mention_every_subcommand():
+    listed = re.findall(r"^    (\w+)\b", cli.parser().format_help(), re.MULTILINE)
+    assert {"check", "results", "embeddings"} <= set(listed)
+    for name in listed:
+        assert f"headstart {name}" in EVERYTHING
+
+
+def test_docs__every_reason_code_is_explained():
+    source = "\n".join(path.read_text() for path in (ROOT / "pipeline").glob("*.py"))
+    patterns = (r'ImageError\(\s*"(\w+)"', r'_LeftOut\([^"]*"(\w+)"', r'\.problem\("(\w+)"')
+    reasons = {reason for pattern in patterns for reason in re.findall(pattern, source)}
+    assert {"empty", "changed", "conflicting_labels"} <= reasons
+    for reason in reasons:
+        assert f"`{reason}`" in DOCS["docs/stages.md"], reason
+
+
+def test_docs__links_to_files_lead_somewhere():
+    for name, text in DOCS.items():
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_readme__maps_every_folder():
+    folders = {
+        path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")
+    } - {"build", "dist", "dvc_plots"}
+    for folder in folders:
+        if not folder.endswith(".egg-info") and not folder.startswith("__"):
+            assert f"{folder}/" in DOCS["README.md"], folder
+
+
+def test_makefile__every_verb_has_a_line_of_help():
+    help_text = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for verb in ("repro", "test", "test-all", "check", "bench", "deps"):
+        assert re.search(rf"^{verb} ", help_text, re.MULTILINE)
+
+
+def test_pyproject__names_every_package():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for package in ("pipeline", "stages")
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+    assert set(named) == there
+
+
+def test_readme__commands_run(tmp_path):
+    """Every command in a console block; `make` verbs are asked what they would do."""
+    project = make_project(tmp_path / "project")
+    make_photos(project.folder / "photos")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (project.folder / name).write_text((ROOT / name).read_text())
+
+    def change(params):
+        use_pixels(params)
+        params["backbones"]["efficientnet_lite0"] = params["backbones"]["raw"]
+        params["run"]["backbones"] = ["efficientnet_lite0"]  # the name that the docs use
+        params["data"]["path"] = "photos"
+
+    project.edit(change)
+    project.repro()
+    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "run"]):
+        assert project.run(*command).code == 0
+    listed = commands()
+    assert len(listed) >= 8
+    for command in listed:
+        words = shlex.split(command, comments=True)
+        if words[0] == "make":
+            done = project.run("make", "-n", *words[1:])
+        elif words[0] in ("cd", "git", "source", "."):
+            continue  # fetching the repository and entering the environment
+        else:
+            done = project.run("bash", "-c", command)
+        assert done.code == 0, f"{command}: {done.text}"

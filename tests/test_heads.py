@@ -1,0 +1,285 @@
+"""Heads: what each is, and the file a fitted one is kept in."""
+
+import io
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import sklearn
+from sklearn.dummy import DummyClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+
+import stages.evaluate
+import stages.train
+from pipeline import dataset, evaluation, files, heads, selection
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.heads import HEADS, Recipe, Setting
+from pipeline.params import HeadParams
+from tests.contracts_heads import (
+    HeadContract,
+    embed,
+    of_split,
+    toy,
+    toy_labels,
+    toy_vectors,
+    trained,
+)
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+class TestEachHead(HeadContract):
+    """Every entry of HEADS keeps the contract."""
+
+
+def built(kind: str, *, value: float = 1.0, rows: int = 100, dim: int = 8, **options):
+    """An unfitted pipeline of a head."""
+    recipe = heads.recipe(kind, HeadParams(kind=kind, **options))
+    return recipe.build(Setting(value, rows, dim, 1e-4))
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A folder with the files of a fitted logistic head."""
+    heads.save(tmp_path / "toy", *trained("logistic"))
+    return tmp_path / "toy"
+
+
+# kinds
+
+
+def test_recipe__unknown_kind__names_the_near_miss():
+    with pytest.raises(ConfigurationError) as error:
+        heads.recipe("mine", HeadParams(kind="logistik"))
+    line = "params.yaml: heads.mine.kind: unknown head 'logistik'; did you mean 'logistic'?"
+    assert str(error.value) == line
+
+
+def test_grids__lead_from_the_most_regularised_on__evenly():
+    for grid in (heads.C_GRID, heads.SVM_GRID, heads.RBF_GRID):
+        steps = np.diff(np.log10(grid))
+        assert (steps > 0).all()
+        np.testing.assert_allclose(steps, steps[0])
+    assert (np.diff(heads.ALPHA_GRID) < 0).all()
+    assert (np.diff(heads.K_GRID) < 0).all()
+
+
+def test_c_grid__is_that_of_the_linear_probe_protocol():
+    assert len(heads.C_GRID) == 45
+    np.testing.assert_allclose([heads.C_GRID[0], heads.C_GRID[-1]], [1e-6, 1e5])
+
+
+def test_rbf_svm__many_rows_of_many_dimensions__works_on_principal_components():
+    enough, few = heads.PCA_ROWS, heads.PCA_ROWS - 1
+    assert [len(built("rbf_svm", rows=rows, dim=1280).steps) for rows in (few, enough)] == [2, 3]
+
+
+def test_rbf_svm__many_rows_of_few_dimensions__are_fitted():
+    random = np.random.default_rng(0)
+    X = random.normal(size=(heads.PCA_ROWS, 4))
+    y = (X[:, 0] > 0).astype(int)
+    assert built("rbf_svm", rows=len(X), dim=4).fit(X, y).score(X, y) > 0.9
+
+
+def test_knn__votes_by_the_exponential_of_cosine_similarity():
+    labels, cached = toy()
+    X, y = of_split(labels, cached, "train")
+    new, _ = of_split(labels, cached, "test")
+    neighbours = built("knn", value=5, rows=len(X), dim=8).fit(X, y)
+    scaled, queries = ((Z - X.mean(0)) / X.std(0) for Z in (X, new))
+    for query, found in zip(queries, neighbours.predict_proba(new), strict=True):
+        cosine = scaled @ query / np.linalg.norm(scaled, axis=1) / np.linalg.norm(query)
+        nearest = np.argsort(-cosine)[:5]
+        votes = np.bincount(y[nearest], np.exp(cosine[nearest] / 0.07), minlength=3)
+        np.testing.assert_allclose(found, votes / votes.sum(), atol=1e-4)
+
+
+def test_knn__more_neighbours_than_rows__takes_all_rows():
+    X, y = of_split(*toy(), "train")
+    neighbours = built("knn", value=500, rows=len(X)).fit(X, y)
+    assert neighbours[-1].n_neighbors == len(X)
+    assert set(neighbours.predict(X)) <= {0, 1, 2}
+
+
+def test_nearest_mean__is_the_nearest_mean_of_normalised_rows__and_states_no_probability():
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1], 60)  # one class close together, so its mean is long, the other all round
+    X = random.normal(size=(120, 4)) + np.outer(y == 0, [3, 0, 0, 0])
+    new = random.normal(size=(200, 4)) + [1.5, 0, 0, 0]
+    head = built("nearest_mean").fit(X, y)
+    unit, queries = ((Z - X.mean(0)) / X.std(0) for Z in (X, new))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    means = np.stack([unit[y == code].mean(axis=0) for code in (0, 1)])
+    distances = np.linalg.norm(queries[:, None] - means[None], axis=2)
+    np.testing.assert_array_equal(head.predict(new), distances.argmin(axis=1))
+    assert not hasattr(head, "predict_proba")
+
+
+def test_dummy__gives_every_image_the_class_frequencies():
+    X = np.zeros((4, 2), np.float32)
+    head = built("dummy").fit(X, [0, 1, 1, 1])
+    np.testing.assert_allclose(head.predict_proba(X), [[0.25, 0.75]] * 4)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "linear_svm", "rbf_svm", "ridge"])
+def test_class_weight__balanced__finds_more_of_a_rare_class(kind):
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1], [190, 10])
+    X = (random.normal(size=(200, 3)) + 1.2 * y[:, None]).astype(np.float32)
+    plain, balanced = (
+        built(kind, rows=200, dim=3, class_weight=weight).fit(X, y) for weight in (None, "balanced")
+    )
+    assert balanced.predict(X)[y == 1].sum() > plain.predict(X)[y == 1].sum()
+
+
+# the file
+
+
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_load__one_bit_flipped__is_refused_with_both_digests_before_unpickling(
+    saved, place, monkeypatch
+):
+    path = saved / "logistic.joblib"
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(joblib, "load", lambda *_: pytest.fail("it was unpickled"))
+    with pytest.raises(IntegrityError) as error:
+        heads.load(saved, "logistic")
+    recorded = json.loads((saved / "logistic.json").read_bytes())["sha256"]
+    for part in (str(path), recorded, files.sha256_of(path), "dvc repro train@toy-logistic"):
+        assert part in str(error.value)
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self):
+        return Path.touch, (self.proof,)
+
+
+def test_load__malicious_pickle__never_runs(saved, tmp_path):
+    proof = tmp_path / "proof"
+    trap = io.BytesIO()
+    joblib.dump({"classes": Trap(proof)}, trap)
+    joblib.load(io.BytesIO(trap.getvalue()))
+    assert proof.exists(), "the trap itself does not work"
+    proof.unlink()
+    (saved / "logistic.joblib").write_bytes(trap.getvalue())
+    with pytest.raises(IntegrityError):
+        heads.load(saved, "logistic")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("ending", ["joblib", "json"])
+def test_load__missing_file__is_named_with_what_to_run(saved, ending):
+    path = saved / f"logistic.{ending}"
+    path.unlink()
+    with pytest.raises(IntegrityError) as error:
+        heads.load(saved, "logistic")
+    assert str(error.value) == f"{path} is missing; run 'dvc repro train@toy-logistic'"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"kind": "logistic"}', "\xff"])
+def test_load__damaged_record__is_named_with_what_to_run(saved, content):
+    path = saved / "logistic.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(IntegrityError) as error:
+        heads.load(saved, "logistic")
+    assert str(error.value).startswith(f"{path} is damaged (")
+    assert "dvc repro train@toy-logistic" in str(error.value)
+
+
+def test_load__record_with_a_key_of_another_version__is_refused(saved):
+    path = saved / "logistic.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "seconds": 3}))
+    with pytest.raises(IntegrityError, match="seconds"):
+        heads.load(saved, "logistic")
+
+
+def test_load__fitted_by_another_scikit_learn__is_refused_with_both_versions(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.base.__version__", "1.0.2")
+        heads.save(tmp_path / "toy", *trained("ridge"))
+    with pytest.raises(IntegrityError) as error:
+        heads.load(tmp_path / "toy", "ridge")
+    for part in ("scikit-learn 1.0.2", sklearn.__version__, "dvc repro -f train@toy-ridge"):
+        assert part in str(error.value)
+
+
+def test_save__stopped_before_the_record__leaves_nothing_that_loads(saved, monkeypatch):
+    fitted, record = trained("ridge")
+    renamed = replace(record, head="logistic")
+    monkeypatch.setattr(files, "write_json", lambda *_: pytest.fail("stop"))
+    with pytest.raises(pytest.fail.Exception):
+        heads.save(saved, fitted, renamed)
+    with pytest.raises(IntegrityError, match="sha256"):
+        heads.load(saved, "logistic")
+
+
+# adding one
+
+
+def bayes(*, smoothing: float | None = None) -> Recipe:
+    """A head as a user would add it."""
+    return Recipe(
+        lambda at: make_pipeline(GaussianNB(var_smoothing=at.value)),
+        "smoothing",
+        smoothing,
+        (1.0, 0.1, 0.01),
+    )
+
+
+def test_one_function_and_one_line__add_a_head(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(HEADS, "bayes", bayes)
+    (tmp_path / "params.yaml").write_text(
+        "data: {path: photos}\n"
+        "backbones: {toy: {source: pixels}}\n"
+        "heads: {naive: {kind: bayes, smoothing: null}}\n"
+        "run: {backbones: [toy], heads: [naive]}\n"
+    )
+    labels = toy_labels(150, 3)
+    dataset.write_labels(tmp_path / "artifacts/dataset/labels.parquet", labels)
+    embed(tmp_path / "artifacts/embeddings/toy.h5", labels, toy_vectors(labels, 8, apart=2))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "toy", "naive"])
+    stages.train.main()
+    assert "toy / naive: smoothing = " in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    stages.evaluate.main()
+    metrics = json.loads((tmp_path / "artifacts/evaluation/metrics.json").read_bytes())
+    assert metrics["toy"]["naive"]["test"]["accuracy"] > 0.9
+    with pytest.raises(ConfigurationError, match="did you mean 'smoothing'"):
+        heads.recipe("naive", HeadParams(kind="bayes", smoothin=1.0))
+
+
+def test_search__step_before_the_classifier_that_needs_labels__is_given_them(tmp_path):
+    from sklearn.feature_selection import SelectKBest
+
+    recipe = Recipe(
+        lambda at: make_pipeline(SelectKBest(k=2), GaussianNB(var_smoothing=at.value)),
+        "smoothing",
+        None,
+        (1.0, 0.1),
+    )
+    X, y = of_split(*toy(), "train")
+    held, y_held = of_split(*toy(), "val")
+    assert selection.choose(recipe, X, y, held, y_held).value in (1.0, 0.1)
+
+
+def test_predict__head_with_probabilities_in_float32__still_sums_to_one():
+    class Rough(DummyClassifier):
+        def predict_proba(self, X):
+            return super().predict_proba(X).astype(np.float32) * np.float32(1.00001)
+
+    rough = Rough(strategy="prior").fit(np.zeros((3, 1)), [0, 1, 2])
+    _, probabilities = evaluation.predict(rough, np.zeros((2, 1), np.float32))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-15)
