@@ -1,6 +1,6 @@
 """Run every benchmark and write benchmarks/results.json and results.md."""
 
-import datetime
+import datetime as dt
 import os
 import platform
 from pathlib import Path
@@ -17,7 +17,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="headstart-bench-") as folder:
         rows = pipeline_overhead.measure(Path(folder))
     machine = {
-        "date": datetime.date.today().isoformat(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -41,8 +41,8 @@ def _table(machine: dict[str, object], rows: list[dict[str, object]]) -> str:
     lines = [
         "# Results",
         "",
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}. "
-        "Seconds of wall time; medians; runs interleaved where two things stand side by side.",
+        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
+        "Seconds of wall time; medians; interleaved where two things stand side by side.",
         "",
         "| " + " | ".join(head) + " |",
         "|" + " --- |" * len(head),

@@ -2,7 +2,7 @@
 
 Datasets: `embeddings` (N, D) float16 or float32, `sha256` (N,) S64, rows sorted by sha256.
 Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields and sha256 (of each
-dataset) as sorted JSON.
+dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all its bytes.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline import files, frozen, hdf5
 from pipeline.dataset import Digests, positions
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
-from pipeline.hdf5 import Array, Attributes
+from pipeline.hdf5 import Array, Attributes, PlainFile
 
 FORMAT_VERSION = 1
 
@@ -80,7 +80,8 @@ def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterabl
             others={"sha256": sha256},
             attributes=attributes,
         )
-        open(beside)
+        _opened(beside, hdf5.open_plain(beside), trusted=False)
+        hdf5.seal(beside)
 
 
 def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Array]:
@@ -94,16 +95,21 @@ def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Ar
 
 
 def open(path: Path) -> Embeddings:
-    """Open and verify: plain HDF5, every dataset's sha256, the fingerprint over its fields.
+    """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
+    sealed = hdf5.is_sealed(path)
+    opened = _opened(path, hdf5.open_plain(path), trusted=sealed)
+    if not sealed:
+        raise IntegrityError(f"{path}: it was damaged or edited outside its data; {_again(path)}")
+    return opened
 
-    Raises IntegrityError, naming what differs.
-    """
-    plain = hdf5.open_plain(path)
+
+def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:
+    """What the file says, if it does not contradict itself. trusted: its bytes are known."""
     attributes = _attributes(path, plain.attributes)
     for name, recorded in sorted(attributes["sha256"].items()):
         if name not in plain.arrays:
             raise IntegrityError(f"{path}: dataset {name} is missing; {_again(path)}")
-        if (actual := hdf5.digest(plain.arrays[name])) != recorded:
+        if not trusted and (actual := hdf5.digest(plain.arrays[name])) != recorded:
             raise IntegrityError(
                 f"{path}: dataset {name} is damaged: sha256 {actual}, recorded {recorded}; "
                 f"{_again(path)}"

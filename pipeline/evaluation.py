@@ -16,9 +16,7 @@ from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError, IntegrityError
 from pipeline.metrics import Scored
-
-CONTROL_SOURCES = ("pixels", "random")
-"""Backbones of these sources are controls, never the best."""
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 
 EVALUATED = (Split.VAL, Split.TEST)
 
@@ -113,7 +111,7 @@ def _of_head(
             f"{folder / name}: fingerprint is {record.fingerprint}, the embeddings have "
             f"{cached.fingerprint}; run 'dvc repro train@{folder.name}-{name}'"
         )
-    control = record.kind == heads.CONTROL or cached.source in CONTROL_SOURCES
+    control = record.kind in CONTROL_KINDS or cached.source in CONTROL_SOURCES
     for split, fit in ((Split.VAL, fitted.train), (Split.TEST, fitted.train_val)):
         rows = splits[split]
         predicted, probabilities = predict(fit, rows.X)

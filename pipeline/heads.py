@@ -46,9 +46,6 @@ PCA_DIMENSIONS = 256
 
 TEMPERATURE = 0.07
 SEED = 0
-CONTROL = "dummy"
-"""The kind that is a control, never the best."""
-
 ClassWeight = Literal["balanced"] | None
 
 
@@ -74,7 +71,8 @@ class Recipe:
     only one that depends on the value searched.
     option: the one that can be searched, if any; value: what the user gave for it;
     grid: its candidates, from the most regularised on;
-    warm: a fit reaches the same optimum, sooner, from another candidate's (`warm_start`).
+    warm: a fit reaches the same optimum, sooner, from another candidate's (`warm_start`);
+    by_accuracy: chosen by accuracy though it has probabilities, as these are no estimates.
     """
 
     build: Callable[[Setting], Pipeline]
@@ -82,6 +80,7 @@ class Recipe:
     value: float | None = None
     grid: tuple[float, ...] = ()
     warm: bool = False
+    by_accuracy: bool = False
 
 
 def logistic(*, C: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
@@ -141,7 +140,7 @@ def knn(*, k: PositiveInt | None = None) -> Recipe:
         )
         return make_pipeline(StandardScaler(), neighbours)
 
-    return Recipe(build, "k", k, K_GRID)
+    return Recipe(build, "k", k, K_GRID, by_accuracy=True)
 
 
 def similarity_weights(distances: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -240,7 +239,7 @@ class Fitted:
 class Record:
     """What <h>.json says of a fitted head.
 
-    choice: the option searched and its value; trace: every candidate tried with its
+    choice: the option searched and its value, chosen_by which figure; trace: every candidate with its
     validation accuracy and log loss; at_edge: the choice lies at an end of the grid.
     """
 
@@ -251,6 +250,7 @@ class Record:
     classes: list[str]
     rows: dict[str, int]
     choice: dict[str, Any]
+    chosen_by: str
     trace: list[dict[str, Any]]
     at_edge: bool
     converged: bool

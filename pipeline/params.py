@@ -15,6 +15,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from pipeline.errors import ConfigurationError
 
 NAME = re.compile(r"[a-z0-9_]+")
+CONTROL_SOURCES = ("pixels", "random")
+CONTROL_KINDS = ("dummy",)
+"""Backbones of these sources and heads of these kinds are there to be beaten, never the best."""
 RESERVED = "best"
 """The key of metrics.json beside the backbones' names, so no backbone may have it."""
 

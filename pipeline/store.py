@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline import files, hdf5
 from pipeline.dataset import Digests, positions
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, ResourceError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
 
@@ -160,7 +160,13 @@ def shard_digest(fingerprint: str, content: bytes) -> str:
 
 
 def _read_shard(path: Path, fingerprint: str, name: str) -> _Shard:
-    if shard_digest(fingerprint, path.read_bytes()) != name:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
+    if shard_digest(fingerprint, content) != name:
         raise IntegrityError(f"{path} is damaged: its content is not what its name says")
     shard = hdf5.open_plain(path)
     try:

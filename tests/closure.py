@@ -1,6 +1,6 @@
 """The import closure of a module: which of the repository's files it needs.
 
-    python -m tests.closure      rewrites the code deps of every stage in dvc.yaml
+python -m tests.closure      rewrites the code deps of every stage in dvc.yaml
 """
 
 import ast
@@ -19,7 +19,7 @@ READS = {
 
 def module_file(name: str, root: Path = ROOT) -> Path | None:
     """The file of a module of ours, None for anything else."""
-    if name.split(".")[0] not in PACKAGES:
+    if name.split(".", maxsplit=1)[0] not in PACKAGES:
         return None
     base = root.joinpath(*name.split("."))
     for path in (base / "__init__.py", base.with_suffix(".py")):
@@ -64,7 +64,7 @@ def code_deps(stage: str, root: Path = ROOT) -> list[str]:
 
 def is_code(dep: str) -> bool:
     """Whether a dep of dvc.yaml is one of ours rather than data."""
-    return dep.split("/")[0] in PACKAGES
+    return dep.split("/", maxsplit=1)[0] in PACKAGES
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Makes the probe's images, once; run again it makes a new probe, and so new fingerprints.
 
-    python tests/make_probe.py pipeline/probe
+python tests/make_probe.py pipeline/probe
 """
 
 import sys

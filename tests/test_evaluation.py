@@ -69,6 +69,7 @@ class Run:
             classes=list(classes),
             rows={},
             choice={},
+            chosen_by="accuracy",
             trace=[],
             at_edge=False,
             converged=True,

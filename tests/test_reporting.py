@@ -197,6 +197,7 @@ class Case:
             classes=list(self.classes),
             rows={"train": 4, "val": 8},
             choice={"C": 0.5},
+            chosen_by="accuracy",
             trace=[{"value": value, "accuracy": 0.5 + value / 10} for value in (0.1, 0.5, 1.0)],
             at_edge=False,
             converged=True,
@@ -372,7 +373,7 @@ class TestScores:
     @staticmethod
     def _head(low: float, high: float) -> records.Head:
         test = {"accuracy": (low + high) / 2, "accuracy_ci95": [low, high], "n": 9}
-        return records.Head("b", "h", "k", {}, [], False, True, {}, "", False, None, test)
+        return records.Head("b", "h", "k", {}, "given", [], False, True, {}, "", False, None, test)
 
 
 class TestMistakes:
@@ -581,10 +582,6 @@ class TestInputs:
 
 
 class TestCost:
-    def test_controls__as_elsewhere(self):
-        assert records.CONTROL_KIND == heads.CONTROL
-        assert records.CONTROL_SOURCES == evaluation.CONTROL_SOURCES
-
     def test_import__stage__brings_nothing_heavy(self):
         heavy = ["dask", "h5py", "matplotlib", "onnxruntime", "pandas", "scipy", "sklearn", "torch"]
         code = f"import sys, stages.report; print([m for m in {heavy} if m in sys.modules])"

@@ -105,9 +105,7 @@ def test_torchvision__model_without_a_last_linear__is_refused(tmp_path):
         torchvision.SOURCE.load(given, AT, Path)
 
 
-@pytest.mark.parametrize(
-    ("name", "dim"), [("resnet18", 512), ("alexnet", 4096), ("vit_b_16", 768)]
-)
+@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("alexnet", 4096), ("vit_b_16", 768)])
 def test_torchvision__penultimate__has_the_documented_width(name, dim):
     model = models.get_model(name, weights=None).eval()
     torchvision._without_classifier(model, AT)

@@ -1,12 +1,13 @@
 """Where pretrained weights come from. One module and one line in SOURCES a source."""
 
-from pipeline.backbones import pixels, timm
+from pipeline.backbones import pixels, timm, torchvision
 from pipeline.backbones.source import Source
 from pipeline.errors import ConfigurationError
 from pipeline.params import BackboneParams, unknown
 
 SOURCES: dict[str, Source] = {
     "timm": timm.SOURCE,
+    "torchvision": torchvision.SOURCE,
     "pixels": pixels.SOURCE,
 }
 

@@ -81,13 +81,14 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
 
     tag = _tag(entry, at)
     try:
-        return models.get_model(str(entry.model), weights=tag)
+        module: torch.nn.Module = models.get_model(str(entry.model), weights=tag)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{at}.weights: {tag} could not be loaded: {reason}; download {tag.url} elsewhere and "
             "write file:PATH"
         ) from None
+    return module
 
 
 def _without_classifier(module: "torch.nn.Module", at: str) -> None:

@@ -165,8 +165,7 @@ def _search(head: Head) -> Search | None:
     trace = sorted(head.trace, key=lambda candidate: float(candidate["value"]))
     if len(trace) < 2 or not head.choice:
         return None
-    lost = all("log_loss" in candidate for candidate in trace)  # what selection chooses by
-    name, sign = ("log_loss", -1.0) if lost else ("accuracy", 1.0)
+    name, sign = head.chosen_by, -1.0 if head.chosen_by == "log_loss" else 1.0
     heights = [sign * float(candidate[name]) for candidate in trace]
     low, span = min(heights), max(heights) - min(heights) or 1.0
     xs = [SPARK_WIDTH * place / (len(trace) - 1) for place in range(len(trace))]

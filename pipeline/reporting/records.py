@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import IntegrityError
-
-CONTROL_KIND = "dummy"
-CONTROL_SOURCES = ("pixels", "random")
-"""As in heads.CONTROL and evaluation.CONTROL_SOURCES; a test compares."""
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 
 Figures = dict[str, Any]
 """One head on one split, as in metrics.json: a metric's name -> its value, <name>_ci95 and n."""
@@ -49,6 +46,7 @@ class Head:
     name: str
     kind: str
     choice: dict[str, Any]
+    chosen_by: str
     trace: list[dict[str, Any]]
     at_edge: bool
     converged: bool
@@ -131,13 +129,13 @@ def _backbone(folder: Path) -> Backbone:
 
 def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) -> Head:
     path, stage = folder / f"{name}.json", f"train@{folder.name}-{name}"
-    names = ("kind", "choice", "trace", "at_edge", "converged", "rows", "sha256")
+    names = ("kind", "choice", "chosen_by", "trace", "at_edge", "converged", "rows", "sha256")
     record = _json(path, stage, names)
     scored = metrics.get(backbone.name, {}).get(name, {})
     return Head(
         backbone=backbone.name,
         name=name,
-        control=record["kind"] == CONTROL_KIND or backbone.source in CONTROL_SOURCES,
+        control=record["kind"] in CONTROL_KINDS or backbone.source in CONTROL_SOURCES,
         val=scored.get("val"),
         test=scored.get("test"),
         **{name: record[name] for name in names},
