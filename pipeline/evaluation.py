@@ -215,13 +215,22 @@ def _write_plots(folder: Path, results: list[Result], summary: dict[str, Any]) -
 
 
 def describe(summary: dict[str, Any]) -> str:
-    """The table of heads for the terminal: validation and test accuracy, 95 % interval, n."""
+    """The table of heads for the terminal, best by validation first.
+
+    Validation and test accuracy, its 95 % interval, the number of test images.
+    """
     best = summary.get("best", {})
+    named = [
+        (backbone, head, splits)
+        for backbone, of_backbone in summary.items()
+        if backbone != "best"
+        for head, splits in of_backbone.items()
+    ]
+    named.sort(key=lambda row: (-row[2].get("val", {}).get("accuracy", 0.0), row[0], row[1]))
     rows = [("backbone", "head", "val", "test", "95 % interval", "n", "")]
-    for backbone, of_backbone in summary.items():
-        for head, splits in of_backbone.items() if backbone != "best" else ():
-            mark = "best" if (backbone, head) == (best.get("backbone"), best.get("head")) else ""
-            rows.append((backbone, head, *_figures(splits), mark))
+    for backbone, head, splits in named:
+        mark = "best" if (backbone, head) == (best.get("backbone"), best.get("head")) else ""
+        rows.append((backbone, head, *_figures(splits), mark))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
