@@ -40,6 +40,6 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): FORCE
 endif
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x "$(BIN)/python" || $(PYTHON) -m venv .venv
 	python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
-	@echo $(CURDIR) > $(STAMP)
+	@echo "$(CURDIR)" > $(STAMP)

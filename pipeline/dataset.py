@@ -148,6 +148,8 @@ def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> N
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise _not_the_table(path, str(error)) from None
     if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null

@@ -97,7 +97,11 @@ def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Ar
 def open(path: Path) -> Embeddings:
     """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
     sealed = hdf5.is_sealed(path)
-    opened = _opened(path, hdf5.open_plain(path), trusted=sealed)
+    try:
+        plain = hdf5.open_plain(path)
+    except IntegrityError as error:
+        raise IntegrityError(f"{error}; {_again(path)}") from None
+    opened = _opened(path, plain, trusted=sealed)
     if not sealed:
         raise IntegrityError(f"{path}: it was damaged or edited outside its data; {_again(path)}")
     return opened

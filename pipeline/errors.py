@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 INTERRUPTED = 130
 
+_WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -95,6 +96,11 @@ def exit_status(run: Callable[[], int | None]) -> int:
         if isinstance(error, BrokenPipeError) and _stdout_has_no_reader():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0  # `| head` has seen enough; what is left would break the flush at exit
+        if error.errno in _WRONG_PLACE and error.filename:
+            return _fail(
+                f"{error.filename}: {error.strerror}; correct the path or its permissions",
+                ConfigurationError.exit_code,
+            )
         if error.errno not in _OUT_OF_SPACE:
             raise
         place = f" at {error.filename}" if error.filename else ""

@@ -138,19 +138,20 @@ def _best(results: list[Result], table: dict[str, Any]) -> dict[str, Any] | None
         if result.split == Split.VAL and len(result.scored.y) and not result.control
     }
 
-    def rank(name: tuple[str, str]) -> tuple[float, float, tuple[str, str]]:
-        val = table[name[0]][name[1]]["val"]
-        return -val["accuracy"], val.get("log_loss", float("inf")), name
-
     if not names:
         return None
-    backbone, head = min(names, key=rank)
+    backbone, head = min(names, key=lambda name: _order(table[name[0]][name[1]], *name))
     chosen = table[backbone][head]
     best = {"backbone": backbone, "head": head, "val_accuracy": chosen["val"]["accuracy"]}
     if "test" in chosen:
         best["accuracy"] = chosen["test"]["accuracy"]
         best["accuracy_ci95"] = chosen["test"]["accuracy_ci95"]
     return best
+
+
+def _order(splits: dict[str, Any], backbone: str, head: str) -> tuple[float, float, str, str]:
+    val = splits.get("val", {})
+    return -val.get("accuracy", 0.0), val.get("log_loss", float("inf")), backbone, head
 
 
 def write(folder: Path, results: list[Result]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def describe(summary: dict[str, Any]) -> str:
         if backbone != "best"
         for head, splits in of_backbone.items()
     ]
-    named.sort(key=lambda row: (-row[2].get("val", {}).get("accuracy", 0.0), row[0], row[1]))
+    named.sort(key=lambda row: _order(row[2], row[0], row[1]))
     rows = [("backbone", "head", "val", "test", "95 % interval", "n", "")]
     for backbone, head, splits in named:
         mark = "best" if (backbone, head) == (best.get("backbone"), best.get("head")) else ""

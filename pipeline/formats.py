@@ -159,9 +159,9 @@ def manifest(path: Path, group: str | None) -> Listing:
 
 def _read_table(path: Path) -> pa.Table:
     try:
-        if path.suffix == ".parquet" and path.is_file():
+        if path.suffix.lower() == ".parquet" and path.is_file():
             return pq.read_table(path)
-        if path.suffix == ".csv" and path.is_file():
+        if path.suffix.lower() == ".csv" and path.is_file():
             names = pa.csv.open_csv(path).schema.names
             text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
             return pa.csv.read_csv(path, convert_options=text)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline import files
 from pipeline.errors import IntegrityError
 from pipeline.images import Pixels, Preprocessing, preprocess
+from pipeline.params import NAME
 
 FORMAT_VERSION = 1
 RECORD = "backbone.json"
@@ -131,6 +132,8 @@ def _read(folder: Path) -> FrozenBackbone:
         stated = record.pop("fingerprint")
         backbone = FrozenBackbone(folder=folder, **record)
         computed = backbone.fingerprint
+        if not NAME.fullmatch(backbone.name) or Path(backbone.file).name != backbone.file:
+            raise ValueError("name or file is not a plain name")
         _check_fields(backbone.fields)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {again}") from None
@@ -142,7 +145,7 @@ def _read(folder: Path) -> FrozenBackbone:
         raise IntegrityError(
             f"{path}: fingerprint of its fields is {computed}, recorded {stated}; {again}"
         )
-    if not backbone.model.is_file() or "/" in backbone.file:
+    if not backbone.model.is_file():
         raise IntegrityError(f"{backbone.model} is missing; {again}")
     return backbone
 

@@ -37,7 +37,7 @@ C_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 5, 45))
 SVM_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 0, 13))
 RBF_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-2, 4, 13))
 ALPHA_GRID = tuple(float(alpha) for alpha in 10.0 ** np.linspace(6, -2, 17))
-K_GRID = (200.0, 100.0, 50.0, 20.0, 10.0, 5.0, 3.0, 1.0)
+K_GRID = (200, 100, 50, 20, 10, 5, 3, 1)
 
 PCA_ROWS = 1000
 """From this many training rows on, the RBF SVM works on PCA_DIMENSIONS principal components:
@@ -72,7 +72,8 @@ class Recipe:
     option: the one that can be searched, if any; value: what the user gave for it;
     grid: its candidates, from the most regularised on;
     warm: a fit reaches the same optimum, sooner, from another candidate's (`warm_start`);
-    by_accuracy: chosen by accuracy though it has probabilities, as these are no estimates.
+    by_accuracy: chosen by accuracy though it has probabilities, as these are no estimates;
+    counts_rows: the option is a number of training images, of which there must be as many.
     """
 
     build: Callable[[Setting], Pipeline]
@@ -81,6 +82,7 @@ class Recipe:
     grid: tuple[float, ...] = ()
     warm: bool = False
     by_accuracy: bool = False
+    counts_rows: bool = False
 
 
 def logistic(*, C: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:
@@ -140,7 +142,7 @@ def knn(*, k: PositiveInt | None = None) -> Recipe:
         )
         return make_pipeline(StandardScaler(), neighbours)
 
-    return Recipe(build, "k", k, K_GRID, by_accuracy=True)
+    return Recipe(build, "k", k, K_GRID, by_accuracy=True, counts_rows=True)
 
 
 def similarity_weights(distances: npt.NDArray[Any]) -> npt.NDArray[Any]:

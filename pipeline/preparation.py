@@ -143,6 +143,8 @@ def _split(rows: list[_Row], params: SplitParams) -> tuple[list[_Row], list[str]
         given = {Split.TRAIN, Split.TEST}
     if not given & {None, Split.TRAIN} and rows:
         raise InputError(f"no image is in train, only in {_and(map(str, given))}; add some")
+    if leaking := _groups_in_several_splits(rows):
+        notes.append(f"{leaking} groups lie in more than one of the given splits, which are kept")
     wanted = {Split.VAL: params.val, Split.TEST: params.test}
     fractions = {name: share for name, share in wanted.items() if name not in given}
     if fractions:
@@ -158,6 +160,14 @@ def _split(rows: list[_Row], params: SplitParams) -> tuple[list[_Row], list[str]
         made = " and ".join(sorted(fractions))
         notes.append(f"{made} cut from {len(free)} images, stratified, seed {params.seed}")
     return rows, notes
+
+
+def _groups_in_several_splits(rows: list[_Row]) -> int:
+    splits: dict[str, set[Split | None]] = defaultdict(set)
+    for row in rows:
+        if row.entry.group is not None:
+            splits[row.entry.group].add(row.entry.split)
+    return sum(len(found) > 1 for found in splits.values())
 
 
 def _moved(row: _Row, split: Split) -> _Row:

@@ -33,8 +33,8 @@ class Project:
 
     @property
     def data(self) -> Path:
-        """data.path, absolute; may not exist."""
-        return self.locate(self.params.data.path)
+        """data.path, absolute; may not exist. As DVC reads it: `~` is a name like others."""
+        return self._locate(Path(self.params.data.path))
 
     @property
     def store(self) -> Path:
@@ -57,9 +57,11 @@ class Project:
         A queued experiment runs in a folder of its own; what is neither in git nor an output
         of a stage is not there, and is looked up in the repository that queued it.
         """
-        expanded = os.path.expanduser(path)  # a name like ~x that is no user's stays as it is
-        here = self.root / expanded
-        there = Path(os.environ.get("DVC_ROOT") or self.root) / expanded
+        return self._locate(Path(os.path.expanduser(path)))  # ~x that is no user's stays as it is
+
+    def _locate(self, path: Path) -> Path:
+        here = self.root / path
+        there = Path(os.environ.get("DVC_ROOT") or self.root) / path
         chosen = there if not os.path.exists(here) and os.path.exists(there) else here
         return Path(os.path.abspath(chosen))
 

@@ -7,7 +7,7 @@ from it; then one fit from scratch on train, and one on train + val.
 
 import copy
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def _classes(labels: Labels, seen: Examples, held: Examples) -> tuple[str, ...]:
         )
     if len(held.X) == 0:
         raise InputError(
-            "no validation image has an embedding; raise data.split.val or give a val split"
+            "no validation image has an embedding; give each class at least three images, or a val split"
         )
     return tuple(wanted)
 
@@ -108,6 +108,9 @@ def choose(
     """
     if recipe.value is not None or not recipe.grid:
         return Search(recipe.value or 0.0)
+    if recipe.counts_rows:
+        possible = tuple(value for value in recipe.grid if value <= len(X_seen))
+        recipe = replace(recipe, grid=possible)
     bench = _Bench(recipe, X_seen, y_seen, X_held, y_held)
     coarse = _coarse(bench, len(recipe.grid))
     fine = _fine(bench, min(coarse, key=_rank), len(recipe.grid))

@@ -14,10 +14,11 @@ def main() -> None:
     parser.add_argument("head", help="a name under heads in params.yaml")
     arguments = parser.parse_args()
     project = open_project()
+    project.backbone(arguments.backbone)
+    entry = project.head(arguments.head)
     artifacts = project.artifacts
     labels = dataset.read_labels(artifacts / "dataset" / "labels.parquet")
     cached = embeddings.open(artifacts / "embeddings" / f"{arguments.backbone}.h5")
-    entry = project.head(arguments.head)
     fitted, record = selection.train(arguments.head, entry, labels, cached)
     heads.save(artifacts / "heads" / arguments.backbone, fitted, record)
     print(selection.describe(record))

@@ -80,7 +80,7 @@ def test_read__column_of_another_type__is_refused(tmp_path):
 
 
 def test_read__missing_file__says_how_to_make_it(tmp_path):
-    with pytest.raises(IntegrityError, match="run 'dvc repro -f prepare'"):
+    with pytest.raises(IntegrityError, match="run 'dvc repro prepare'"):
         dataset.read_labels(tmp_path / "none.parquet")
 
 

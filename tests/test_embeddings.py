@@ -339,6 +339,7 @@ def test_write__full_disk__exits_5_with_one_line_and_leaves_nothing(tmp_path, sh
         cwd=ROOT,
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 5, done.stderr
     assert done.stderr.startswith("headstart: error: the disk is full")

@@ -147,7 +147,7 @@ def test_load__model_file_missing_or_elsewhere__is_refused(folder):
     refused(folder, "model.onnx is missing")
     (folder.parent / "model.onnx").write_bytes(content)
     edit_record(folder, lambda record: record.update(file="../model.onnx"))
-    refused(folder, "is missing")
+    refused(folder, "is damaged")
 
 
 def test_load__no_record__is_refused(tmp_path):

@@ -168,15 +168,25 @@ def test_stage__tampered_joblib__is_one_line_and_exit_4(project):
     assert "logistic.joblib" in done.err and "dvc repro" in done.err
 
 
-def test_extract__when_it_runs__loads_no_torch(project, tmp_path):
-    done = project.run(
-        "python", "-X", "importtime", "-m", "stages.extract", "raw",
-        env={"HEADSTART_STORE": str(tmp_path / "empty")},
-    )  # fmt: skip
+def loaded(project: Project, *arguments: str, env: dict[str, str] | None = None) -> set[str]:
+    """What a stage imports while it really runs."""
+    done = project.run("python", "-X", "importtime", "-m", *arguments, env=env)
     assert done.code == 0, done.text
-    names = {line.rsplit("|", 1)[-1].strip() for line in done.err.splitlines()}
+    return {line.rsplit("|", 1)[-1].strip() for line in done.err.splitlines()}
+
+
+def test_extract__when_it_runs__loads_no_torch(project, tmp_path):
+    names = loaded(
+        project, "stages.extract", "raw", env={"HEADSTART_STORE": str(tmp_path / "empty")}
+    )
     assert "onnxruntime" in names
     assert not names & {"torch", "dask", "distributed", "sklearn"}
+
+
+def test_train__when_it_runs__loads_no_torch_onnxruntime_or_dask(project):
+    names = loaded(project, "stages.train", "raw", "logistic")
+    assert "sklearn" in names
+    assert not names & {"torch", "onnxruntime", "dask", "distributed"}
 
 
 def test_experiments__swept_and_queued__share_the_store(project):

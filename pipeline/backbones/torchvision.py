@@ -33,8 +33,8 @@ class Torchvision:
             raise ConfigurationError(f"{at}.model is missing; add the name of a torchvision model")
         if entry.model not in known:
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
-        if not (entry.weights or "").startswith(("wheel:", "file:")):
-            _tag(entry, at)
+        if not weights.names_a_file(entry, at):
+            _tag(entry.weights or DEFAULT_TAG, entry, at)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the model, load its weights, take its classifier off."""
@@ -51,7 +51,7 @@ class Torchvision:
         _without_classifier(module, at)
         return Pretrained(
             module=module.eval(),
-            preprocessing=preprocessing_or(entry, _preprocessing(entry, at), at),
+            preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=f"torchvision {torchvision.__version__.split('+')[0]}",
             layer="penultimate",
@@ -60,14 +60,11 @@ class Torchvision:
         )
 
 
-def _tag(entry: BackboneParams, at: str) -> Any:
-    """The member of the model's weights enum that the entry means."""
+def _tag(name: str, entry: BackboneParams, at: str) -> Any:
+    """The member of that name of the model's weights enum."""
     from torchvision import models
 
     tags = models.get_model_weights(str(entry.model)).__members__
-    given = entry.weights or DEFAULT_TAG
-    is_file = given.startswith(("wheel:", "file:"))
-    name = DEFAULT_TAG if is_file else given
     if name not in tags:
         raise ConfigurationError(
             f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME or file:PATH"
@@ -79,7 +76,7 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
     """The model with a tag's weights, from torch's cache or downloaded, its hash checked."""
     from torchvision import models
 
-    tag = _tag(entry, at)
+    tag = _tag(entry.weights or DEFAULT_TAG, entry, at)
     try:
         module: torch.nn.Module = models.get_model(str(entry.model), weights=tag)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
@@ -103,7 +100,9 @@ def _without_classifier(module: "torch.nn.Module", at: str) -> None:
 
 def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
     """The transforms that belong to the weights; a file takes those of IMAGENET1K_V1."""
-    recipe = _tag(entry, at).transforms()
+    is_file = weights.names_a_file(entry, at)
+    tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
+    recipe = _tag(tag, entry, at).transforms()
     return Preprocessing(
         resize=int(recipe.resize_size[0]),
         crop=int(recipe.crop_size[0]),

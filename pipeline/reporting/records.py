@@ -82,15 +82,18 @@ def read(artifacts: Path, backbones: list[str], heads: list[str]) -> Run:
     frozen = [_backbone(artifacts / "backbones" / name) for name in backbones]
     path = artifacts / "evaluation" / "metrics.json"
     metrics = _json(path, "evaluate", ())
-    read = [
-        _head(artifacts / "heads" / backbone.name, head, backbone, metrics)
-        for backbone in frozen
-        for head in heads
-    ]
-    if any(summary["splits"].get(split) for split in ("val", "test")):
-        _check_scored(read, path)
-    best = _best(read, metrics.get("best"), path)
-    return Run(frozen, sorted(read, key=_rank), best, summary)
+    try:
+        read = [
+            _head(artifacts / "heads" / backbone.name, head, backbone, metrics)
+            for backbone in frozen
+            for head in heads
+        ]
+        if any(summary["splits"].get(split) for split in ("val", "test")):
+            _check_scored(read, path)
+        best = _best(read, metrics.get("best"), path)
+        return Run(frozen, sorted(read, key=_rank), best, summary)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise damaged(path, "evaluate", error) from None
 
 
 def _check_scored(heads: list[Head], path: Path) -> None:

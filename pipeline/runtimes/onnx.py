@@ -1,6 +1,8 @@
 """The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores."""
 
 import ctypes
+import math
+import os
 
 import numpy as np
 import onnxruntime
@@ -18,22 +20,22 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OnnxRuntime:
     """A session on one device; see `pipeline.runtimes.Runtime`.
 
-    On the CPU a row's result is bit-equal for every batch size and thread count. On a GPU
-    kernels are chosen by shape, so each batch has the same: the last one is padded.
+    Kernels are chosen by shape, on a GPU and, for a batch of one, on the CPU: so each call has
+    the same, the last one padded, and on the CPU it is the same whatever batch_size was asked
+    for. A row's result is then bit-equal for every batch size, neighbour and thread count.
     """
 
     def __init__(self, backbone: FrozenBackbone, device: str, batch_size: int | None) -> None:
         self.device = _device(device)
-        self.batch_size = batch_size or (CPU_BATCH if self.device == "cpu" else CUDA_BATCH)
+        self._step = CPU_BATCH if self.device == "cpu" else batch_size or CUDA_BATCH
+        self.batch_size = self._step * math.ceil((batch_size or self._step) / self._step)
         self._session = _session(backbone, self.device)
 
     def embed(self, images: Pixels) -> Vectors:
         """See `pipeline.runtimes.Runtime`."""
-        count = len(images)
-        if self.device == "cuda" and count % self.batch_size:
-            padding = self.batch_size - count % self.batch_size
+        count, step = len(images), self._step
+        if padding := -count % step:
             images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
-        step = self.batch_size
         batches = [images[start : start + step] for start in range(0, len(images), step)]
         vectors = [self._session.run(None, {"images": batch})[0] for batch in batches]
         return np.concatenate(vectors)[:count]
@@ -55,7 +57,7 @@ def _device(wanted: str) -> str:
 def _gpu_present() -> bool:
     """Whether the CUDA driver is installed and sees a GPU."""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return False
     count = ctypes.c_int()

