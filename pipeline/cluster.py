@@ -48,26 +48,22 @@ class Cluster:
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Call `function` on each task; yields results as they come, some tasks in flight.
 
-        Raises what a task raises, after the running ones have ended, and ClusterError where
-        the cluster itself is lost.
+        Raises what a task raises, and ClusterError where the cluster itself is lost. Tasks that
+        wait are cancelled, and running threads awaited, as the cluster closes.
         """
         queue = iter(tasks)
         guarded = partial(_guarded, function)
         pending: set[Future[Result | HeadstartError]] = set()
-        try:
-            while True:
-                for task in islice(queue, 2 * self.slots - len(pending)):
-                    pending.add(self._executor.submit(guarded, task))
-                if not pending:
-                    return
-                done, pending = wait(pending, PATIENCE, return_when=FIRST_COMPLETED)
-                if not done and not self._threads():
-                    raise ClusterError(f"no worker is left ({self.place}); {_GO_ON}")
-                for future in done:
-                    yield _result(future)
-        finally:
-            for future in pending:
-                future.cancel()
+        while True:
+            for task in islice(queue, 2 * self.slots - len(pending)):
+                pending.add(self._executor.submit(guarded, task))
+            if not pending:
+                return
+            done, pending = wait(pending, PATIENCE, return_when=FIRST_COMPLETED)
+            if not done and not self._threads():
+                raise ClusterError(f"no worker is left ({self.place}); {_GO_ON}")
+            for future in done:
+                yield _result(future)
 
 
 def cores() -> int:
@@ -87,8 +83,11 @@ def open_cluster(execution: ExecutionParams) -> Iterator[Cluster]:
             yield cluster
     elif execution.workers in ("auto", 0):
         threads = cores() if execution.threads == "auto" else execution.threads
-        with ThreadPoolExecutor(threads) as pool:
+        pool = ThreadPoolExecutor(threads)
+        try:
             yield Cluster(threads, f"{threads} threads of this process", pool, lambda: threads)
+        finally:
+            pool.shutdown(cancel_futures=True)
     else:
         with _local(int(execution.workers), execution) as cluster:
             yield cluster
@@ -109,7 +108,7 @@ def _local(workers: int, execution: ExecutionParams) -> Iterator[Cluster]:
             worker_dashboard_address=f"{LOOPBACK}:0",
         ) as local,
         Client(local) as client,
-        client.get_executor(pure=False, retries=RETRIES) as executor,
+        _executor(client) as executor,
     ):
         place = f"{workers} local workers"
         yield Cluster(workers * threads, place, executor, lambda: _threads(client))
@@ -128,12 +127,21 @@ def _existing(address: str) -> Iterator[Cluster]:
             f"no Dask scheduler answers at {address} ({reason}); start it with "
             "'dask scheduler' or correct execution.scheduler"
         ) from None
-    with client, client.get_executor(pure=False, retries=RETRIES) as executor:
+    with client, _executor(client) as executor:
         threads = _threads(client)
         if not threads:
             raise ClusterError(f"{address} has no worker; start some with 'dask worker {address}'")
         place = f"{len(client.nthreads())} workers of {address}"
         yield Cluster(threads, place, executor, lambda: _threads(client))
+
+
+@contextmanager
+def _executor(client: Any) -> Iterator[Executor]:
+    executor = client.get_executor(pure=False, retries=RETRIES)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)  # cancels what is left
 
 
 def _threads(client: Any) -> int:

@@ -47,6 +47,7 @@ class TestTimm(BackboneContract):
         return file_entry(path, "timm", timm.create_model("test_resnet"), "test_resnet")
 
 
+@pytest.mark.slow
 class TestTorchvision(BackboneContract):
     @pytest.fixture(scope="class")
     @classmethod

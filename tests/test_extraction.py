@@ -210,6 +210,7 @@ def run_python(folder: Path, program: str, *arguments: object) -> subprocess.Com
     )
 
 
+@pytest.mark.slow
 def test_extract__two_dask_workers__change_no_byte(pixels, tmp_path):
     write_photos(tmp_path, photos(80))
     done = run_python(tmp_path, WORKERS, tmp_path, pixels, 2)
