@@ -150,7 +150,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise _not_the_table(path, str(error)) from None
     if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null
         raise _not_the_table(path, f"its columns are {', '.join(table.column_names)}")

@@ -165,7 +165,7 @@ def _read_table(path: Path) -> pa.Table:
             names = pa.csv.open_csv(path).schema.names
             text = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names})
             return pa.csv.read_csv(path, convert_options=text)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise InputError(
             f"{path.name}: cannot be read as {path.suffix[1:]}: {' '.join(str(error).split())}"
         ) from None

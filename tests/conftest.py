@@ -20,6 +20,15 @@ ROOT = Path(__file__).parents[1]
 COPIED = ("pipeline", "stages", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc")
 
 
+def edit_yaml(path: Path, change) -> None:
+    """Change a YAML file: `change` is given its mapping."""
+    yaml = YAML()
+    content = yaml.load(path.read_text())
+    change(content)
+    with path.open("w") as file:
+        yaml.dump(content, file)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A finished command."""
@@ -68,12 +77,7 @@ class Project:
 
     def edit(self, change) -> None:
         """Change params.yaml: `change` is given its mapping."""
-        path = self.folder / "params.yaml"
-        yaml = YAML()
-        params = yaml.load(path.read_text())
-        change(params)
-        with path.open("w") as file:
-            yaml.dump(params, file)
+        edit_yaml(self.folder / "params.yaml", change)
 
     def json(self, path: str):
         import json

@@ -11,8 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import embeddings, evaluation
-from pipeline.cli import main
-from tests.conftest import ROOT, Outcome, make_photos
+from pipeline.cli import check, main
+from tests.conftest import ROOT, Outcome, edit_yaml, make_photos
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 
 
@@ -24,12 +24,7 @@ class Desk:
     capsys: pytest.CaptureFixture
 
     def edit(self, change) -> None:
-        path = self.folder / "params.yaml"
-        yaml = YAML()
-        params = yaml.load(path.read_text())
-        change(params)
-        with path.open("w") as file:
-            yaml.dump(params, file)
+        edit_yaml(self.folder / "params.yaml", change)
 
     def headstart(self, *arguments: str) -> Outcome:
         with pytest.raises(SystemExit) as ended:
@@ -137,6 +132,21 @@ def test_check__wrong_params__is_one_line_and_exit_2(desk, change, parts):
     line = desk.refused(2, "check")
     for part in ("params.yaml: ", *parts):
         assert part in line
+
+
+@pytest.mark.parametrize("key", check.TRACKED)
+def test_check__key_that_dvc_tracks_is_missing__is_exit_2_with_the_line_to_add(desk, key):
+    *block, name = key.split(".")
+    desk.edit(lambda params: (params[block[0]] if block else params).pop(name))
+    line = desk.refused(2, "check")
+    assert f"{key} is missing" in line
+    assert "add" in line
+
+
+def test_check__keys_it_wants_written__are_those_of_dvc_yaml():
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    listed = {key for body in stages for key in body.get("do", body).get("params", [])}
+    assert set(check.TRACKED) == {key for key in listed if "${" not in key}
 
 
 def test_check__unknown_model__names_the_near_miss(desk):

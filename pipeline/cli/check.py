@@ -1,8 +1,17 @@
 """`headstart check`: everything that can be wrong before a run, without decoding an image."""
 
+import json
+
+from pydantic import BaseModel
+
 from pipeline import backbones, heads
+from pipeline.errors import ConfigurationError
 from pipeline.formats import FORMATS, list_data
+from pipeline.params import Params
 from pipeline.project import SAMPLE, Project, open_project
+
+TRACKED = ("data.format", "data.split", "data.max_failed", "run", "finetune")
+"""Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
 
 
 def run() -> int:
@@ -12,10 +21,24 @@ def run() -> int:
         backbones.check(name, backbone)
     for name, head in project.params.heads.items():
         heads.recipe(name, head)
+    for key in TRACKED:
+        _check_written(project.params, key)
     print(_data(project))
     chosen = project.params.run
     print(f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}")
     return 0
+
+
+def _check_written(params: Params, key: str) -> None:
+    block, _, inner = key.partition(".")
+    holder: BaseModel = getattr(params, block) if inner else params
+    name = inner or block
+    if name not in holder.model_fields_set:
+        value = holder.model_dump(mode="json")[name]
+        raise ConfigurationError(
+            f"params.yaml: the key {key} is missing, and DVC tracks it; "
+            f"add '{name}: {json.dumps(value)}'" + (f" under {block}" if inner else "")
+        )
 
 
 def _data(project: Project) -> str:
