@@ -1,6 +1,5 @@
 """Extraction: computes what is missing and no more, and writes the same bytes whatever happens."""
 
-import errno
 import hashlib
 import io
 import json
@@ -16,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import dataset, embeddings, extraction, frozen
+from pipeline import dataset, decoding, embeddings, extraction, frozen, worker
 from pipeline.dataset import Images
+from pipeline.decoding import Decoder
 from pipeline.errors import (
     ConfigurationError,
     InputError,
@@ -26,6 +26,7 @@ from pipeline.errors import (
     exit_status,
 )
 from pipeline.extraction import Places, Summary, extract
+from pipeline.images import preprocess
 from pipeline.params import ExecutionParams
 from pipeline.store import Store
 from tests.frozen_fixtures import edit_record, pixels, write_scaled
@@ -110,7 +111,7 @@ def test_extract__all_missing__embeds_each_image_under_its_digest(project):
     recipe = frozen.load(project.backbone).preprocessing
     for content in photos(23).values():
         row = opened.rows(dataset.digests([hashlib.sha256(content).hexdigest()]))
-        image = extraction.preprocess(content, recipe).transpose(2, 0, 1).reshape(-1)
+        image = preprocess(content, recipe).transpose(2, 0, 1).reshape(-1)
         np.testing.assert_array_equal(opened.take(row)[0], (image / 255).astype(np.float16))
     assert dataset.read_problems(project.embeddings.with_name("raw.problems.csv")) == []
 
@@ -119,8 +120,8 @@ def test_extract__again__decodes_nothing_and_writes_the_same_bytes(project, monk
     run(project)
     before = project.embeddings.read_bytes()
     project.embeddings.unlink()
-    monkeypatch.setattr(extraction, "preprocess", lambda *_: pytest.fail("decoded again"))
-    monkeypatch.setattr(extraction, "_load", lambda _: pytest.fail("loaded the backbone"))
+    monkeypatch.setattr(decoding, "_start", lambda _: pytest.fail("started a decoder"))
+    monkeypatch.setattr(worker, "_load", lambda _: pytest.fail("loaded the backbone"))
     assert counts(run(project)) == (23, 0, 23, 0)
     assert project.embeddings.read_bytes() == before
 
@@ -129,16 +130,16 @@ def test_extract__one_added_changed_or_removed__computes_just_that(project, tmp_
     contents = photos(23)
     run(project)
     decoded = []
-    real = extraction.preprocess
+    real = Decoder.decode
 
-    def counting(content, recipe):
-        decoded.append(content)
-        return real(content, recipe)
+    def counting(decoder, images):
+        decoded.extend(path for _, path in images)
+        return real(decoder, images)
 
-    monkeypatch.setattr(extraction, "preprocess", counting)
+    monkeypatch.setattr(Decoder, "decode", counting)
     steps = [
-        ({**contents, "new/a.png": png(100)}, (24, 1, 23, 0), [png(100)]),
-        ({**contents, "0/000.png": png(101)}, (23, 1, 22, 0), [png(101)]),
+        ({**contents, "new/a.png": png(100)}, (24, 1, 23, 0), ["new/a.png"]),
+        ({**contents, "0/000.png": png(101)}, (23, 1, 22, 0), ["0/000.png"]),
         ({name: contents[name] for name in list(contents)[1:]}, (22, 0, 22, 0), []),
     ]
     for number, (now, expected, computed) in enumerate(steps):
@@ -223,7 +224,7 @@ def test_extract__two_dask_workers__change_no_byte(pixels, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import dataset, extraction, hdf5
+from pipeline import dataset, extraction, hdf5, worker
 from pipeline.params import ExecutionParams
 from tests.test_extraction import places_in
 
@@ -249,7 +250,7 @@ def half(path, content):
 KILLS = {
     "a shard half written": (Path, "write_bytes", 3, half),
     "a shard not yet renamed": (os, "replace", 2, lambda *_: None),
-    "a batch computed": (extraction, "_stored", 5, lambda *_: None),
+    "a batch computed": (worker, "_stored", 5, lambda *_: None),
     "the tracked file not sealed": (hdf5, "seal", 1, lambda *_: None),
     "the tracked file renamed": (dataset, "write_problems", 1, lambda *_: None),
 }
@@ -365,16 +366,12 @@ def test_extract__every_image_fails__stops_whatever_may_fail(project):
         run(project, max_failed=1.0)
 
 
-def test_extract__machine_out_of_files__is_not_blamed_on_the_image(project, monkeypatch):
-    real = Path.read_bytes
+def test_extract__machine_short_of_memory__is_not_blamed_on_the_image(project, monkeypatch):
+    def short(_, images):
+        raise ResourceError(f"{images[0][1]} cannot be read: memory ran out")
 
-    def read_bytes(path):
-        if path.name == "007.png":
-            raise OSError(errno.EMFILE, "Too many open files")
-        return real(path)
-
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    with pytest.raises(ResourceError, match=r"007\.png cannot be opened: Too many open files"):
+    monkeypatch.setattr(Decoder, "decode", short)
+    with pytest.raises(ResourceError, match="memory ran out"):
         run(project, max_failed=1.0)
 
 
@@ -468,7 +465,7 @@ def test_embed_shard__worker_with_another_backbone__is_refused_with_both(project
     context = extraction._context(project, backbone, execution)
     stale = replace(context, fingerprint="a" * 64)
     with pytest.raises(IntegrityError) as error:
-        extraction.embed_shard(extraction.Shard(stale, (("0" * 64, "x.png"),)))
+        worker.embed_shard(worker.Shard(stale, (("0" * 64, "x.png"),)))
     assert backbone.fingerprint in str(error.value)
     assert "a" * 64 in str(error.value)
 
@@ -512,7 +509,7 @@ def test_shards__any_number_of_images__are_whole_and_within_bounds(images, slots
     table = Images(dataset.digests(names), tuple(map(str, range(images))), (1,) * images)
     missing = np.ones(images, bool)
     missing[::7] = images < 7
-    context = extraction.Context("/photos", "/raw", "f" * 64, "/store", "cpu", None)
+    context = worker.Context("/photos", "/raw", "f" * 64, "/store", "cpu", None)
     shards = extraction._shards(table, missing, context, slots)
     listed = [image for shard in shards for image in shard.images]
     assert listed == [(names[row], str(row)) for row in np.flatnonzero(missing)]

@@ -1,0 +1,156 @@
+"""What a worker does: the images of a shard -> their vectors, in the store."""
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import dataset, frozen, runtimes
+from pipeline.dataset import Problem
+from pipeline.decoding import Decoders
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.frozen import FrozenBackbone, Vectors
+from pipeline.hdf5 import Array
+from pipeline.runtimes import Runtime
+from pipeline.store import Store
+
+PHASES = ("read", "decode", "forward", "write")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every shard of a run shares; paths are absolute, so that it means the same anywhere."""
+
+    root: str
+    backbone: str
+    fingerprint: str
+    store: str
+    device: str
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images to embed together: (sha256, path relative to the root) of each."""
+
+    context: Context
+    images: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """Counts only; the vectors are in the store. seconds: by phase; started: a time.time()."""
+
+    computed: int
+    problems: tuple[Problem, ...]
+    seconds: dict[str, float]
+    started: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a process keeps from shard to shard. probe: what it makes of the probe's images."""
+
+    backbone: FrozenBackbone
+    decoders: Decoders
+    runtime: Runtime
+    probe: Vectors
+
+
+def embed_shard(shard: Shard) -> ShardResult:
+    """Embed a shard's images and put them in the store; the whole of a worker's task.
+
+    Raises IntegrityError where this machine's backbone or probe is not what the record says,
+    ResourceError where it is short of memory or files.
+    """
+    loaded = _loaded(shard.context)
+    store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
+    _compare_probe(store, loaded.backbone, loaded.probe)
+    started = time.time()
+    seconds = dict.fromkeys(PHASES, 0.0)
+    problems, names, vectors = list[Problem](), list[str](), list[Array]()
+    size = loaded.runtime.batch_size
+    with loaded.decoders.borrow() as decoder:
+        for start in range(0, len(shard.images), size):
+            batch = decoder.decode(shard.images[start : start + size])
+            problems += [Problem(*failed) for failed in batch.failed]
+            seconds["read"] += batch.read
+            seconds["decode"] += batch.decode
+            if batch.sha256:
+                begun = time.perf_counter()
+                embedded = loaded.runtime.embed(batch.pixels)
+                vectors.append(_stored(embedded, loaded.backbone, batch.sha256))
+                names += batch.sha256
+                seconds["forward"] += time.perf_counter() - begun
+    if names:
+        begun = time.perf_counter()
+        store.put(dataset.digests(names), np.concatenate(vectors))
+        seconds["write"] += time.perf_counter() - begun
+    return ShardResult(len(names), tuple(problems), seconds, started)
+
+
+def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array:
+    """The vectors, one a name, in the storage dtype; refused where they do not fit it."""
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(backbone.storage)
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if len(bad) == 0:
+        return stored
+    image = names[int(bad[0])]
+    if not np.isfinite(vectors[bad[0]]).all():
+        raise IntegrityError(f"{backbone.name} makes NaN or infinity of image {image}")
+    raise ConfigurationError(
+        f"{backbone.name} makes {float(np.abs(vectors[bad[0]]).max()):.0f} of image {image}, more "
+        f"than float16 holds; set backbones.{backbone.name}.storage: float32"
+    )
+
+
+_loading = threading.Lock()
+_open: "weakref.WeakSet[Decoders]" = weakref.WeakSet()
+
+
+def _loaded(context: Context) -> _Loaded:
+    """The backbone on this process's device, and its decoders; made once a process."""
+    with _loading:
+        return _load(context)
+
+
+@lru_cache(maxsize=4)
+def _load(context: Context) -> _Loaded:
+    backbone = frozen.load(Path(context.backbone))
+    if backbone.fingerprint != context.fingerprint:
+        raise IntegrityError(
+            f"{context.backbone}: fingerprint is {backbone.fingerprint} on this worker, "
+            f"{context.fingerprint} where the run began; give both the same folder"
+        )
+    decoders = Decoders(Path(context.root), backbone.preprocessing)
+    _open.add(decoders)
+    runtime = runtimes.load(backbone, device=context.device, batch_size=context.batch_size)
+    probe = runtime.embed(frozen.probe_pixels(backbone.preprocessing))
+    if not np.isfinite(probe).all():
+        raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
+    return _Loaded(backbone, decoders, runtime, probe)
+
+
+def stop() -> None:
+    """End this process's decoders: shards at work end at their current image, without result."""
+    for decoders in list(_open):
+        decoders.close()
+    _load.cache_clear()
+
+
+def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> None:
+    """Refuse a machine whose probe is not that of the first one which wrote to the store."""
+    store.put_probe(probe)
+    reference = store.reference_probe()
+    if reference is not None:
+        frozen.check_drift(
+            probe,
+            reference,
+            precision=str(backbone.fields["precision"]),
+            what=f"{backbone.name} on this machine against {store.folder}",
+        )
