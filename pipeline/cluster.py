@@ -1,6 +1,8 @@
 """Where work runs: threads of this process, or Dask. The only module that imports Dask."""
 
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -99,19 +101,32 @@ def _local(workers: int, execution: ExecutionParams) -> Iterator[Cluster]:
 
     spread = max(1, cores() // workers)
     threads = spread if execution.threads == "auto" else execution.threads
-    with (
-        LocalCluster(
+    with _interrupts_wait():
+        cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
-        ) as local,
+            silence_logs=logging.ERROR,  # what it says of workers that are told to end
+        )
+    with (
+        cluster as local,
         Client(local) as client,
         _executor(client) as executor,
     ):
         place = f"{workers} local workers"
         yield Cluster(workers * threads, place, executor, lambda: _threads(client))
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C back for as long: Dask cannot be stopped while it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

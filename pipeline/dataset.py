@@ -18,6 +18,12 @@ from pipeline.errors import IntegrityError
 Digests = npt.NDArray[np.bytes_]
 """(N,) S64: hex sha256 of each image's bytes."""
 
+TOP_REASONS = 8
+"""How many reasons a table on the terminal has."""
+
+EXAMPLE_WIDTH = 100
+"""How long the example of each may be, in characters."""
+
 PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
 
 _IMAGES = pa.schema([("sha256", pa.string()), ("path", pa.string()), ("bytes", pa.int64())])
@@ -92,6 +98,32 @@ def left_out(problems: Iterable[Problem]) -> str:
     reasons = Counter(problem.reason for problem in sorted(problems)).most_common(3)
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons)
     return f" (left out: {listed})" if listed else ""
+
+
+def problem_table(problems: Sequence[Problem], file: str) -> list[str]:
+    """What was left out, for the terminal: a line a reason, the commonest first, with an example.
+
+    file: where the whole list stands. No line where there is no problem.
+    """
+    if not problems:
+        return []
+    reasons = Counter(problem.reason for problem in problems)
+    examples = {problem.reason: problem for problem in sorted(problems, reverse=True)}
+    order = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
+    widths = max(map(len, reasons)), len(str(max(reasons.values())))
+    rows = [
+        f"  {reason:<{widths[0]}}  {reasons[reason]:>{widths[1]}}  {_example(examples[reason])}"
+        for reason in order[:TOP_REASONS]
+    ]
+    more = [f"  and {len(order) - TOP_REASONS} more reasons"] if len(order) > TOP_REASONS else []
+    return [f"left out: {len(problems)}; see {file}", *rows, *more]
+
+
+def _example(problem: Problem) -> str:
+    """Path and detail on one line of a terminal, whatever characters they hold."""
+    text = f"{problem.path}: {problem.detail}" if problem.detail else problem.path
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return shown if len(shown) <= EXAMPLE_WIDTH else shown[: EXAMPLE_WIDTH - 1] + "…"
 
 
 def write_images(path: Path, images: Images) -> None:

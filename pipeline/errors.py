@@ -12,13 +12,20 @@ Ctrl-C ends with 130. A message says what is wrong, where, and what to type next
 Anything that is not a HeadstartError is a fault of ours and keeps its traceback.
 """
 
+import atexit
 import errno
 import os
 import select
+import signal
 import sys
+import time
 from collections.abc import Callable
+from types import FrameType, TracebackType
 
 INTERRUPTED = 130
+
+REPEAT_SECONDS = 3.0
+"""A Ctrl-C this soon after another is the same wish, and must not cut the tidying short."""
 
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -78,15 +85,22 @@ class ClusterError(HeadstartError):
 def exit_status(run: Callable[[], int | None]) -> int:
     """Call `run` and return the exit code; a user's error is printed as one line on stderr."""
     try:
+        return _exit_status(run)
+    except Exception:
+        if _interrupts:  # which a library in the midst of an import makes an error of its own
+            return _interrupted()
+        raise
+
+
+def _exit_status(run: Callable[[], int | None]) -> int:
+    try:
         status = run() or 0
         sys.stdout.flush()  # what a closed pipe or a full disk makes of it shows here, not at exit
         return status
     except HeadstartError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; nothing is half-written, run the same command to go on", INTERRUPTED
-        )
+        return _interrupted()
     except MemoryError:
         return _fail(
             "memory ran out; lower execution.workers or execution.batch_size in params.yaml",
@@ -108,6 +122,43 @@ def exit_status(run: Callable[[], int | None]) -> int:
             f"the disk is full{place}; free some space and run the same command again",
             ResourceError.exit_code,
         )
+
+
+def hear_interrupts() -> None:
+    """Have Ctrl-C end with one line from here on, also while modules are still being imported.
+
+    Further ones within REPEAT_SECONDS are taken as the first. For the main thread of a program;
+    the processes that it starts through multiprocessing leave Ctrl-C to it.
+    """
+    if "--multiprocessing-fork" in sys.orig_argv:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
+    default = sys.excepthook
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        repeated = bool(_interrupts) and now - _interrupts[-1] < REPEAT_SECONDS
+        _interrupts.append(now)
+        if not repeated:
+            raise KeyboardInterrupt
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if _interrupts:
+            _interrupted()
+        else:
+            default(kind, error, trace)
+
+    signal.signal(signal.SIGINT, interrupt)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the work is done by then
+    sys.excepthook = hook
+
+
+_interrupts: list[float] = []
+"""When Ctrl-C was heard, by time.monotonic()."""
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; nothing is half-written, run the same command to go on", INTERRUPTED)
 
 
 def _stdout_has_no_reader() -> bool:

@@ -55,6 +55,11 @@ class Places:
     runs: Path
     store: Path
 
+    @property
+    def problems(self) -> Path:
+        """The list of what could not be embedded."""
+        return self.embeddings.with_name(f"{self.embeddings.stem}.problems.csv")
+
 
 def extract(places: Places, execution: ExecutionParams, *, max_failed: float) -> Summary:
     """Embed what the store does not have yet, then write the tracked file.
@@ -78,8 +83,7 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     failed = dataset.digests(problem.sha256 for problem in problems)
     kept = images.sha256[~np.isin(images.sha256, failed)]
     embeddings.write(places.embeddings, backbone, kept, store.blocks(kept))
-    listed = places.embeddings.with_name(f"{backbone.name}.problems.csv")
-    dataset.write_problems(listed, problems)
+    dataset.write_problems(places.problems, problems)
     _finish(summary)
     files.write_json(places.runs / f"extract-{backbone.name}.json", asdict(summary))
     return summary
@@ -146,10 +150,10 @@ def _refuse_failures(
         path.unlink(missing_ok=True)
         return
     dataset.write_problems(path, problems)
-    reasons = ", ".join(sorted({problem.reason for problem in problems}))
     raise InputError(
-        f"{failed} of {total} images cannot be embedded ({reasons}), more than data.max_failed "
-        f"{max_failed:g} allows; see artifacts/runs/{path.name}, mend them or raise data.max_failed"
+        f"{failed} of {total} images cannot be embedded{dataset.left_out(problems)}, more than "
+        f"data.max_failed {max_failed:g} allows; see artifacts/runs/{path.name}, "
+        "mend them or raise data.max_failed"
     )
 
 
@@ -162,3 +166,15 @@ def _finish(summary: Summary) -> None:
 def _process_start() -> float:
     """When this process began, as a time.time()."""
     return float(psutil.Process().create_time())
+
+
+def describe(name: str, summary: Summary, places: Places) -> str:
+    """What was embedded and what could not be, in a few lines for the terminal."""
+    counts = (
+        f"{name}: {summary.images} images, {summary.computed} computed, {summary.reused} reused, "
+        f"{summary.failed} failed, {summary.seconds:.1f} s"
+        + (f", {summary.images_per_second:.0f} images/s" if summary.computed else "")
+    )
+    problems = dataset.read_problems(places.problems)
+    file = f"artifacts/embeddings/{places.problems.name}"
+    return "\n".join([counts, *dataset.problem_table(problems, file)])

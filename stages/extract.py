@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from pipeline.errors import exit_status
-from pipeline.extraction import Places, extract
+from pipeline.extraction import Places, describe, extract
 from pipeline.project import open_project
 
 
@@ -24,11 +24,7 @@ def main() -> None:
         store=project.store,
     )
     summary = extract(places, project.params.execution, max_failed=project.params.data.max_failed)
-    print(
-        f"{name}: {summary.images} images, {summary.computed} computed, {summary.reused} reused, "
-        f"{summary.failed} failed, {summary.seconds:.1f} s"
-        + (f", {summary.images_per_second:.0f} images/s" if summary.computed else "")
-    )
+    print(describe(name, summary, places))
 
 
 if __name__ == "__main__":

@@ -145,3 +145,34 @@ def test_left_out__problems__are_counted_by_reason_commonest_first():
     assert dataset.left_out([*PROBLEMS, PROBLEMS[0]]) == (
         " (left out: unreadable 2, conflicting_labels 1)"
     )
+
+
+def test_problem_table__no_problem__is_no_line():
+    assert dataset.problem_table([], "x.csv") == []
+
+
+def test_problem_table__many_reasons__are_counted_the_commonest_first_with_an_example():
+    problems = [
+        *(Problem(f"{n}.jpg", "", "truncated", "cut") for n in range(12)),
+        Problem("a.gif", "", "unsupported_format", "GIF"),
+        Problem("b.jpg", "", "empty", ""),
+    ]
+    assert dataset.problem_table(problems, "x.csv") == [
+        "left out: 14; see x.csv",
+        "  truncated           12  0.jpg: cut",
+        "  empty                1  b.jpg",
+        "  unsupported_format   1  a.gif: GIF",
+    ]
+
+
+def test_problem_table__hostile_name__stays_on_its_line_and_writes_no_control_character():
+    (_, row) = dataset.problem_table([Problem("a\n\x1b[2Jb\u202e.png", "", "empty", "")], "x")
+    assert row == "  empty  1  a\\n\\x1b[2Jb\\u202e.png"
+
+
+def test_problem_table__more_reasons_than_a_screen_wants__are_cut_and_counted():
+    problems = [Problem("p" * 300, "", f"reason{n}", "") for n in range(11)]
+    table = dataset.problem_table(problems, "x.csv")
+    assert len(table) == 10
+    assert table[-1] == "  and 3 more reasons"
+    assert all(len(line) < 130 for line in table)

@@ -462,6 +462,27 @@ class TestProvenance:
         assert "1 problem in artifacts/embeddings/small.problems.csv" in text
         assert "bad Huffman code" in text
 
+    def test_problems__image_that_can_be_shown__stands_beside_its_row(self, case):
+        sha256 = case._photo("twice.png", (9, 9, 9))
+        problem = Problem("twice.png", sha256, "conflicting_labels", "the same bytes are two")
+        gone = Problem("gone.png", "1" * 64, "unreadable", "No such file")
+        dataset.write_problems(case.artifacts / "dataset/problems.csv", [problem, gone])
+        page = case.page()
+        assert ["image", "path", "reason", "detail"] in page.rows
+        assert len(page.having("img", **{"class": "small"})) == 1
+
+    def test_problems__image_that_no_decoder_survives__is_not_decoded_again(
+        self, case, monkeypatch
+    ):
+        sha256 = case._photo("bomb.png", (9, 9, 9))
+        problem = Problem("bomb.png", sha256, "conflicting_labels", "the same bytes are two")
+        crashed = Problem("bomb.png", sha256, "crashed", "the decoder crashed (SIGSEGV)")
+        dataset.write_problems(case.artifacts / "dataset/problems.csv", [problem])
+        dataset.write_problems(case.artifacts / "embeddings/small.problems.csv", [crashed])
+        page = case.page()
+        assert not page.having("img", **{"class": "small"})
+        assert ["path", "reason", "detail"] in page.rows
+
     def test_data__splits_and_notes__are_shown(self, case):
         page = case.page()
         assert ["class", "train", "val", "test"] in page.rows

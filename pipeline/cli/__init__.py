@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, hear_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, exit; see `pipeline.errors` for the exit codes."""
+    hear_interrupts()
     arguments = parser().parse_args(argv)
     sys.exit(exit_status(lambda: arguments.run(arguments)))
 

@@ -4,7 +4,8 @@
     scores      the headline, the table of heads and the plot of their test accuracy
     mistakes    where the best head errs: classes, confusions, pictures
     pictures    an image -> a thumbnail that stands in the page
-    provenance  data, problems, backbones, and how heads were fitted
+    provenance  data, backbones, and how heads were fitted
+    problems    what was left out, and why
     digests     the sha256 of every input
     wording     how numbers are written
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
-from pipeline.reporting import mistakes, provenance, records, scores
+from pipeline.reporting import mistakes, problems, provenance, records, scores
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -36,6 +37,7 @@ def write(
         **scores.describe(run),
         **mistakes.describe(artifacts, root, run),
         **provenance.describe(artifacts, run),
+        **problems.describe(artifacts, root, run),
     }
     files.write_bytes(path, _render(context).encode())
 

@@ -1,36 +1,19 @@
-"""From what the figures come: data, problems, backbones, the fitting of heads."""
+"""From what the figures come: data, backbones, the fitting of heads."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline import dataset
-from pipeline.dataset import Problem, Split
+from pipeline.dataset import Split
 from pipeline.reporting import digests
-from pipeline.reporting.records import Backbone, Head, Run, damaged, missing
+from pipeline.reporting.records import Backbone, Head, Run
 from pipeline.reporting.wording import count, counted, figure, flat, options
 
-PROBLEM_ROWS = 100
 CLASS_ROWS = 1000
 TALL_ROWS = 30
 """Longer tables scroll in a box of their own."""
 SPARK_WIDTH, SPARK_HEIGHT = 100, 24
 """The view box of the small plot of a search."""
-
-
-@dataclass(frozen=True)
-class ProblemList:
-    """One problems.csv. reasons: (reason, count); many: rows need a box of their own;
-    more: how many rows are not shown, or "".
-    """
-
-    file: str
-    total: str
-    reasons: list[tuple[str, str]]
-    rows: list[Problem]
-    many: bool
-    more: str
 
 
 @dataclass(frozen=True)
@@ -60,10 +43,9 @@ class Fit:
 
 
 def describe(artifacts: Path, run: Run) -> dict[str, Any]:
-    """The template's `data`, `problems`, `backbones`, `fits` and `digests`."""
+    """The template's `data`, `backbones`, `fits` and `digests`."""
     return {
         "data": _data(run.summary),
-        "problems": _problems(artifacts, run.backbones),
         "backbones": [_backbone(backbone) for backbone in run.backbones],
         "fits": [_fit(head) for head in run.heads],
         "digests": digests.describe(artifacts, run),
@@ -87,40 +69,6 @@ def _data(summary: dict[str, Any]) -> dict[str, Any]:
         "many": len(classes) > TALL_ROWS,
         "more": count(len(classes) - CLASS_ROWS) if len(classes) > CLASS_ROWS else "",
     }
-
-
-def _problems(artifacts: Path, backbones: list[Backbone]) -> list[ProblemList]:
-    """The lists that have rows: that of prepare, then each backbone's."""
-    sources = [
-        (artifacts / "dataset" / "problems.csv", "prepare"),
-        *(
-            (artifacts / "embeddings" / f"{backbone.name}.problems.csv", f"extract@{backbone.name}")
-            for backbone in backbones
-        ),
-    ]
-    lists = [(digests.shown(artifacts, path), _read(path, stage)) for path, stage in sources]
-    return [_problem_list(file, rows) for file, rows in lists if rows]
-
-
-def _read(path: Path, stage: str) -> list[Problem]:
-    try:
-        return sorted(dataset.read_problems(path))
-    except FileNotFoundError:
-        raise missing(path, stage) from None
-    except (TypeError, ValueError) as error:
-        raise damaged(path, stage, error) from None
-
-
-def _problem_list(file: str, rows: list[Problem]) -> ProblemList:
-    reasons = sorted(Counter(row.reason for row in rows).items(), key=lambda r: (-r[1], r[0]))
-    return ProblemList(
-        file=file,
-        total=counted(len(rows), "problem"),
-        reasons=[(reason, count(number)) for reason, number in reasons],
-        rows=rows[:PROBLEM_ROWS],
-        many=len(rows) > TALL_ROWS,
-        more=count(len(rows) - PROBLEM_ROWS) if len(rows) > PROBLEM_ROWS else "",
-    )
 
 
 def _backbone(backbone: Backbone) -> dict[str, Any]:
