@@ -30,8 +30,9 @@ from pipeline.images import preprocess
 from pipeline.params import ExecutionParams
 from pipeline.store import Store
 from tests.frozen_fixtures import edit_record, pixels, write_scaled
+from tests.test_decoding import spiteful
 
-__all__ = ["pixels"]
+__all__ = ["pixels", "spiteful"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +42,13 @@ def png(seed: int) -> bytes:
     random = np.random.default_rng(seed)
     buffer = io.BytesIO()
     Image.fromarray(random.integers(1, 256, (18, 22, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def noise(width: int) -> bytes:
+    """A picture of some width; see tests.test_decoding.SPITEFUL."""
+    buffer = io.BytesIO()
+    Image.effect_noise((width, 30), 60).convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -180,6 +188,26 @@ def test_extract__shards_cut_otherwise__change_no_byte(project, tmp_path, monkey
     assert project.embeddings.read_bytes() == expected
 
 
+FAILING = """
+import sys
+from pathlib import Path
+from pipeline import decoding
+from pipeline.errors import exit_status
+from pipeline.extraction import extract
+from pipeline.params import ExecutionParams
+from tests.test_extraction import counts, places_in
+
+decoding.CPU_SECONDS, decoding.CLOCK_SECONDS = 0.5, 2.0  # a spawned worker runs this as well
+
+def main():
+    base, backbone, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    execution = ExecutionParams(workers=workers, threads=1)
+    print(counts(extract(places_in(base, backbone), execution, max_failed=0.5)))
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
+"""
+
 WORKERS = """
 import sys
 from pathlib import Path
@@ -203,7 +231,7 @@ def run_python(folder: Path, program: str, *arguments: object) -> subprocess.Com
     script.write_text(program)
     return subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}".strip(":")},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -329,6 +357,26 @@ def test_extract__images_that_fail__are_listed_and_the_rest_embedded(project, tm
     assert rows == set(images.sha256.tolist())
     assert len(opened.sha256) + len(problems) == len(images.sha256)
     assert counts(run(project, max_failed=0.5)) == (27, 0, 20, 7)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_extract__images_that_crash_and_hang_a_decoder__cost_themselves_alone(
+    spiteful, pixels, tmp_path, workers
+):
+    contents = photos(40)
+    for name, width in {"crash": 101, "loop": 102, "sleep": 103}.items():
+        contents[f"bad/{name}.png"] = noise(width)
+    write_photos(tmp_path, contents)
+    done = run_python(tmp_path, FAILING, tmp_path, pixels, workers)
+    assert done.stdout.strip() == "(43, 40, 0, 3)", done.stderr
+    places = places_in(tmp_path, pixels)
+    reasons = {p.path: p.reason for p in dataset.read_problems(places.problems)}
+    assert reasons == {
+        "bad/crash.png": "crashed",
+        "bad/loop.png": "timeout",
+        "bad/sleep.png": "timeout",
+    }
+    assert places.embeddings.read_bytes() == clean_run(tmp_path / "clean", photos(40), pixels)
 
 
 def test_extract__too_many_fail__exits_3_with_the_list_and_no_file(project, tmp_path, capsys):
