@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pipeline import dataset, embeddings, files, frozen, worker
 from pipeline.cluster import Cluster, open_cluster
 from pipeline.dataset import Images, Problem
-from pipeline.errors import InputError
+from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
 from pipeline.params import ExecutionParams
@@ -76,6 +76,7 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     summary = Summary(images=len(missing), reused=int((~missing).sum()))
     problems: list[Problem] = []
     if missing.any():
+        _check_root(places.root)
         context = _context(places, backbone, execution)
         problems = _compute(images, missing, context, execution, summary)
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
@@ -87,6 +88,15 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     _finish(summary)
     files.write_json(places.runs / f"extract-{backbone.name}.json", asdict(summary))
     return summary
+
+
+def _check_root(root: Path) -> None:
+    """One line for a disk that is not mounted, rather than one for each of its images."""
+    if not root.is_dir():
+        raise ConfigurationError(
+            f"params.yaml: data.path: {root} is not there any more, and images in it are still to "
+            "be embedded; bring it back or correct data.path"
+        )
 
 
 def _context(places: Places, backbone: FrozenBackbone, execution: ExecutionParams) -> Context:

@@ -408,8 +408,20 @@ def test_extract__as_many_fail_as_may__goes_on(pixels, tmp_path):
     assert counts(run(places, max_failed=0.29)) == (100, 0, 71, 29)
 
 
+def test_extract__data_folder_gone__is_one_line_and_only_where_it_is_needed(project):
+    run(project)
+    moved = project.root.rename(project.root.with_name("elsewhere"))
+    assert counts(run(project)) == (23, 0, 23, 0)
+    shutil.rmtree(project.store)
+    with pytest.raises(ConfigurationError, match=r"photos is not there any more.*data\.path"):
+        run(project)
+    moved.rename(project.root)
+    assert counts(run(project)) == (23, 23, 0, 0)
+
+
 def test_extract__every_image_fails__stops_whatever_may_fail(project):
-    shutil.rmtree(project.root)
+    for path in project.root.rglob("*.png"):
+        path.unlink()
     with pytest.raises(InputError, match="23 of 23 images cannot be embedded"):
         run(project, max_failed=1.0)
 
