@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import preparation
 from pipeline.dataset import Split, read_images, read_labels, read_problems
 from pipeline.errors import InputError
-from pipeline.formats import Entry, Listing, list_data
+from pipeline.formats import Listing, list_data
 from pipeline.params import SplitParams
-from pipeline.preparation import Prepared, describe, prepare, write
+from pipeline.preparation import Prepared, describe, prepare, reading, write
 
 DEFAULT = SplitParams()
 FILES = ("images.parquet", "labels.parquet", "problems.csv", "summary.json")
@@ -149,7 +148,7 @@ def test_prepare__dangling_link_loop_and_pipe__are_unreadable_and_nothing_waits(
         ("b/pipe.png", "unreadable"),
     ]
     details = [problem.detail for problem in result.problems]
-    assert details[0] == "No such file or directory"
+    assert details[0] == "a link to a file that is not there"
     assert details[2] == "not a plain file"
 
 
@@ -177,7 +176,7 @@ def test_prepare__file_that_may_not_be_read__is_unreadable(tmp_path, monkeypatch
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(preparation, "open", refuse, raising=False)
+    monkeypatch.setattr(reading, "open", refuse, raising=False)
     result = prepared(root)
     assert [(p.path, p.reason, p.detail) for p in result.problems] == [
         ("a/0.png", "unreadable", "Permission denied")
@@ -357,17 +356,6 @@ def test_prepare__groups_joined_by_equal_bytes__stay_together(tmp_path):
         result = prepare(list_data(path, group="g"), SplitParams(seed=seed))
         joined = [group in ("g0", "g7") for group in result.labels.group]
         assert len(set(result.labels.split[joined])) == 1
-
-
-def test_units__new_member_of_a_group__does_not_change_its_key():
-    def unit(name: str, group: str | None) -> preparation._Row:
-        return preparation._Row(Entry(name, "a", group=group), digest(name.encode()), 1)
-
-    members = [unit(f"{number}.png", "patient") for number in range(20)]
-    for count in range(1, 20):
-        assert set(preparation._units(members[:count])) == {"#patient"}
-    alone = unit("alone.png", None)
-    assert preparation._units([alone]) == [alone.sha256]
 
 
 def rename(root: Path, old: str, new: str) -> None:
