@@ -72,12 +72,13 @@ def units(digests: Sequence[str], groups: Sequence[str | None]) -> list[str]:
 
 def _strata(labels: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
     """The keys of each label; a key of several labels goes to its most frequent one."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, key in zip(labels, keys, strict=True):
-        counts[key][label] += 1
+    chosen: dict[str, tuple[int, str]] = {}
+    for (label, key), count in Counter(zip(labels, keys, strict=True)).items():
+        rank = (-count, label)
+        chosen[key] = min(chosen.get(key, rank), rank)
     strata: dict[str, list[str]] = defaultdict(list)
-    for key, found in counts.items():
-        strata[min(found, key=lambda label: (-found[label], label))].append(key)
+    for key, (_, label) in chosen.items():
+        strata[label].append(key)
     return dict(strata)
 
 
