@@ -358,6 +358,14 @@ def test_list_data__locked_class_folder_and_link_into_one__are_listed_or_noted(o
     assert "path='link', sha256='', reason='no_label'" in done.stdout
 
 
+def test_list_data__locked_train_folder__is_not_called_missing(opened):
+    data = touch(opened / "data", "train/a/1.png", "val/a/1.png", "val/b/1.png")
+    (data / "train").chmod(0)
+    done = as_nobody(LIST, str(data))
+    assert done.returncode == 0, done.stderr
+    assert "path='train', sha256='', reason='unreadable'" in done.stdout
+
+
 def test_list_data__link_that_leads_nowhere__says_so(tmp_path):
     (tmp_path / "data").symlink_to("gone")
     with pytest.raises(ConfigurationError, match="is a link that leads nowhere.*mend the link"):

@@ -118,7 +118,8 @@ def _scan(root: Path, inside: str) -> Iterator[tuple[str, _Kind]]:
 
 def _split_folders(path: Path, tree: _Tree) -> bool:
     """Whether the folders at the top are splits rather than classes."""
-    names = {name for name in tree.folders if name and "/" not in name}
+    found = [*tree.folders, *(problem.path for problem in tree.problems)]
+    names = {_shown(name) for name in found if name and "/" not in name}
     known = {str(split) for split in Split}
     if not names & known:
         like = {name for name in names if name.strip().lower() in _LIKE_SPLITS}
@@ -132,7 +133,7 @@ def _split_folders(path: Path, tree: _Tree) -> bool:
         raise InputError(f"{path}: found {sorted(names & known)} but no folder train; add it")
     if names - known:
         raise InputError(
-            f"{path}: beside train lies {_shown(min(names - known))!r}, which is neither val nor"
+            f"{path}: beside train lies {min(names - known)!r}, which is neither val nor"
             " test; rename it or move it away"
         )
     return True

@@ -27,7 +27,7 @@ def manifest(path: Path, group: str | None) -> Listing:
     _check_entries(path.name, entries)
     problems = tuple(one for one in found if isinstance(one, Problem))
     if repeated := len(rows) - len(found):
-        notes.append(f"{path.name}: {counted(repeated, 'row')} the same as another, counted once")
+        notes.append(f"{path.name}: {counted(repeated, 'row')} equal to another, counted once")
     notes += wording.of_names(path.name, entries)
     return Listing(path.parent, tuple(entries), problems, (*table.notes, *notes))
 
@@ -48,7 +48,7 @@ def _rows(where: str, table: Table, group: str | None) -> tuple[list[_Row], list
     if group is not None:
         values = _stripped(where, group, table.column(group), notes)
         groups = [value or None for value in values]
-        notes += wording.of_twins(where, f"groups of {group!r}", filter(None, values))
+        notes += wording.of_twins(where, "groups", filter(None, values))
     splits, digests = table.column("split"), table.column("sha256")
     return list(map(_Row, paths, labels, splits, digests, groups)), notes
 
@@ -70,6 +70,8 @@ def _entry(where: str, roots: Iterable[str], row: _Row) -> Entry | Problem:
     if inside is None:
         detail = f"not below the folder of {where}"
         return Problem(row.path, row.sha256, "outside_root", detail)
+    if "\0" in row.label:
+        return Problem(inside, row.sha256, "bad_name", "the label holds a NUL; take it out")
     if not row.label:
         return Problem(inside, row.sha256, "no_label", "the label is empty")
     if row.split and row.split not in _SPLITS:

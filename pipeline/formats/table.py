@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,10 @@ def _texts(where: str, name: str, column: Any) -> tuple[list[str], bool]:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
-    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_temporal(kind):
+        values = column.cast(pa.string()).to_pylist()
+        return ["" if value is None else _NO_FRACTION.sub("", value) for value in values], False
+    if pa.types.is_decimal(kind):
         column = column.cast(pa.string())
     elif pa.types.is_floating(kind):
         return _numbers([None if v is None or math.isnan(v) else v for v in column.to_pylist()])
@@ -170,6 +174,9 @@ def _texts(where: str, name: str, column: Any) -> tuple[list[str], bool]:
         values = [None if value is None else value.decode() for value in values]
     return ["" if value is None else str(value) for value in values], False
 
+
+_NO_FRACTION = re.compile(r"\.0+(?!\d)")
+"""The fraction of a time of whole seconds."""
 
 _PLAIN = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.formats.listing import counted
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 
@@ -62,8 +63,8 @@ def read_rows(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, 
             width = width or len(row)
             if row and len(row) != width:
                 raise InputError(
-                    f"{path.name}: the row in line {line} has {len(row)} fields and the header "
-                    f"{width}; complete it, or put quotes round a field with {separator!r} in it"
+                    f"{path.name}: the row in line {line} has {counted(len(row), 'field')} and the header "
+                    f"{width}; complete it, or put quotes round a field with {SEPARATORS[separator]} in it"
                 )
             if row:
                 yield line, row

@@ -44,14 +44,12 @@ def of_names(where: str, entries: Sequence[Entry]) -> list[str]:
             )
             break
     odd = {
-        "begin or end with white space, which is taken as part of the name": _is_padded,
-        "hold a backslash, which is part of a name here; write / between folders": _has_backslash,
+        "begins or ends with white space, which is taken as part of the name": _is_padded,
+        "a backslash is part of a name here; write / between folders": _has_backslash,
     }
     for what, is_odd in odd.items():
         if found := sorted({entry.path for entry in entries if is_odd(entry.path)}):
-            notes.append(
-                f"{where}: {counted(len(found), 'path')}, such as {found[0]!r}: they {what}"
-            )
+            notes.append(f"{where}: {counted(len(found), 'path')}, such as {found[0]!r}: {what}")
     return notes
 
 
