@@ -26,18 +26,60 @@ def assign(
     split that is made; the rest is train. A label with at least three units has at least one
     in each split.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for label, key in zip(labels, keys, strict=True):
-        counts[key][label] += 1
-    strata: dict[str, list[str]] = defaultdict(list)
-    for key, labels_of_key in counts.items():
-        strata[min(labels_of_key, key=lambda label: (-labels_of_key[label], label))].append(key)
+    sizes = Counter(keys)
     chosen: dict[str, Split] = {}
-    for units in strata.values():
-        units.sort(key=lambda key: _rank(seed, key))
-        sizes = [counts[unit].total() for unit in units]
-        chosen.update(zip(units, _cut(sizes, fractions), strict=True))
+    for stratum in _strata(labels, keys).values():
+        stratum.sort(key=lambda key: _rank(seed, key))
+        cut = _cut([sizes[key] for key in stratum], fractions)
+        chosen.update(zip(stratum, cut, strict=True))
     return [chosen[key] for key in keys]
+
+
+def too_few(labels: Sequence[str], keys: Sequence[str], parts: int) -> dict[str, int]:
+    """How many units each label has that has fewer than `parts`, so that all are train.
+
+    A label that is in the minority in each of its units has none of its own.
+    """
+    strata = _strata(labels, keys)
+    return {
+        label: len(strata.get(label, ()))
+        for label in sorted(set(labels))
+        if len(strata.get(label, ())) < parts
+    }
+
+
+def units(digests: Sequence[str], groups: Sequence[str | None]) -> list[str]:
+    """A key a row; rows that share bytes or a group, also through others, share the key.
+
+    It is the least name of a group, where there is one, so that a new member does not change it.
+    """
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        parent.setdefault(key, key)
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for digest, group in zip(digests, groups, strict=True):
+        own = find(digest)
+        if group is not None:
+            first, second = sorted((own, find(f"#{group}")))
+            parent[second] = first
+    return [find(digest) for digest in digests]
+
+
+def _strata(labels: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]]:
+    """The keys of each label; a key of several labels goes to its most frequent one."""
+    chosen: dict[str, tuple[int, str]] = {}
+    for (label, key), count in Counter(zip(labels, keys, strict=True)).items():
+        rank = (-count, label)
+        chosen[key] = min(chosen.get(key, rank), rank)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for key, (_, label) in chosen.items():
+        strata[label].append(key)
+    return dict(strata)
 
 
 def _rank(seed: int, key: str) -> bytes:

@@ -82,6 +82,16 @@ def test_check__files_that_will_be_left_out__are_counted(desk):
     assert "data: 9 files in 3 classes, 1 left out" in desk.headstart("check").out
 
 
+def test_check__what_was_decided_about_the_data__is_said(desk):
+    (desk.folder / "photos" / "fox").mkdir()
+    (desk.folder / "photos" / "Cat").mkdir()
+    (desk.folder / "photos" / "Cat" / "1.png").write_bytes(b"")
+    lines = desk.headstart("check").out.splitlines()
+    assert lines[0] == "data: 10 files in 4 classes"
+    assert lines[1].startswith("no file lies in class folder 'fox'")
+    assert lines[2].startswith("the labels 'Cat' and 'cat' differ only in case")
+
+
 def test_check__broken_image__is_not_decoded(desk):
     (desk.folder / "photos" / "cat" / "broken.png").write_bytes(b"no image")
     assert "data: 10 files in 3 classes\n" in desk.headstart("check").out

@@ -54,7 +54,7 @@ def test_docs__mention_every_subcommand():
 
 
 def test_docs__every_reason_code_is_explained():
-    source = "\n".join(path.read_text() for path in (ROOT / "pipeline").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
     made = re.findall(r"(?:ImageError|Problem|\.problem)\((.{,80})", source, re.DOTALL)
     reasons = {word for text in made for word in re.findall(r'"([a-z]+(?:_[a-z]+)*)"', text)}
     reasons -= {"decode"}  # a phase, named on the line after

@@ -1,4 +1,5 @@
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -206,15 +207,18 @@ def test_folders__folder_that_cannot_be_opened__is_listed(tmp_path, monkeypatch)
 def test_folders__order__does_not_depend_on_the_file_system(tmp_path, monkeypatch):
     touch(tmp_path, *(f"{label}/{n}.png" for label in "abc" for n in range(5)))
     straight = list_data(tmp_path)
-    walk = os.walk
+    scan, orders = os.scandir, []
 
-    def backwards(*arguments, **options):
-        for folder, subfolders, names in walk(*arguments, **options):
-            subfolders.reverse()
-            yield folder, subfolders, names[::-1]
+    @contextmanager
+    def backwards(path):
+        with scan(path) as found:
+            names = sorted(found, key=lambda one: one.name, reverse=True)
+        orders.append([one.name for one in names])
+        yield names
 
-    monkeypatch.setattr(os, "walk", backwards)
+    monkeypatch.setattr(os, "scandir", backwards)
     assert list_data(tmp_path) == straight
+    assert ["c", "b", "a"] in orders
 
 
 def test_folders__empty__says_what_was_expected(tmp_path):
@@ -423,15 +427,11 @@ def test_manifest__two_sha256_for_one_path__is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("m.csv", "path,label\n1,caf\xe9\n2,b\n".encode("latin-1")),
-        ("m.csv", "path,l\xe9bel\n1,a\n".encode("latin-1")),
-        ("m.csv", b"path,label\n1,a\n2,b,c\n"),
-        ("m.csv", b""),
         ("m.parquet", b""),
         ("m.parquet", b"path,label\n1,a\n2,b\n"),
         ("m.parquet", b"PAR1" + bytes(range(256)) * 4 + b"PAR1"),
     ],
-    ids=["latin1", "latin1-header", "ragged", "empty", "empty-parquet", "text", "damaged"],
+    ids=["empty", "text", "damaged"],
 )
 def test_manifest__not_the_table_its_suffix_says__is_one_line_with_its_name(
     tmp_path, name, content
@@ -440,12 +440,6 @@ def test_manifest__not_the_table_its_suffix_says__is_one_line_with_its_name(
     with pytest.raises(InputError, match=f"{name}: cannot be read as") as raised:
         list_data(tmp_path / name)
     assert "\n" not in str(raised.value)
-
-
-def test_manifest__utf16__says_what_it_found_instead_of_its_columns(tmp_path):
-    (tmp_path / "m.csv").write_bytes("path,label\n1,a\n2,b\n".encode("utf-16"))
-    with pytest.raises(InputError, match=r"m\.csv: "):
-        list_data(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize("name", ["m.txt", "m", "m.csv.gz", "m.xlsx"])

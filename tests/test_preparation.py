@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import preparation
 from pipeline.dataset import Split, read_images, read_labels, read_problems
 from pipeline.errors import InputError
-from pipeline.formats import Entry, Listing, list_data
+from pipeline.formats import Listing, list_data
 from pipeline.params import SplitParams
-from pipeline.preparation import Prepared, describe, prepare, write
+from pipeline.preparation import Prepared, describe, prepare, reading, write
 
 DEFAULT = SplitParams()
 FILES = ("images.parquet", "labels.parquet", "problems.csv", "summary.json")
@@ -149,7 +148,7 @@ def test_prepare__dangling_link_loop_and_pipe__are_unreadable_and_nothing_waits(
         ("b/pipe.png", "unreadable"),
     ]
     details = [problem.detail for problem in result.problems]
-    assert details[0] == "No such file or directory"
+    assert details[0] == "a link to a file that is not there"
     assert details[2] == "not a plain file"
 
 
@@ -177,7 +176,7 @@ def test_prepare__file_that_may_not_be_read__is_unreadable(tmp_path, monkeypatch
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(preparation, "open", refuse, raising=False)
+    monkeypatch.setattr(reading, "open", refuse, raising=False)
     result = prepared(root)
     assert [(p.path, p.reason, p.detail) for p in result.problems] == [
         ("a/0.png", "unreadable", "Permission denied")
@@ -359,17 +358,6 @@ def test_prepare__groups_joined_by_equal_bytes__stay_together(tmp_path):
         assert len(set(result.labels.split[joined])) == 1
 
 
-def test_units__new_member_of_a_group__does_not_change_its_key():
-    def unit(name: str, group: str | None) -> preparation._Row:
-        return preparation._Row(Entry(name, "a", group=group), digest(name.encode()), 1)
-
-    members = [unit(f"{number}.png", "patient") for number in range(20)]
-    for count in range(1, 20):
-        assert set(preparation._units(members[:count])) == {"#patient"}
-    alone = unit("alone.png", None)
-    assert preparation._units([alone]) == [alone.sha256]
-
-
 def rename(root: Path, old: str, new: str) -> None:
     (root / new).parent.mkdir(parents=True, exist_ok=True)
     (root / old).rename(root / new)
@@ -502,6 +490,141 @@ def test_prepare__any_mixture__every_row_listed_is_a_label_or_a_problem(
         of_digest[sha256].add((label, str(split)))
     assert all(len(one) == 1 for one in of_digest.values())
     assert set(labels.split) <= set(Split)
+
+
+NAMES = ["cat", "cat ", " CAT", "caf\u00e9", "cafe\u0301", "1", "01", "dog", "  "]
+KINDS = ["file", "file", "empty", "text", "hard", "link", "dangling", "circle", "folder", "pipe"]
+PLACED = st.lists(
+    st.tuples(
+        st.sampled_from(["", "train/", "val/", "test/"]),
+        st.sampled_from(NAMES),
+        st.sampled_from(["x.png", "caf\u00e9.png", "cafe\u0301.png", "line\nend.png", ".hidden"]),
+        st.sampled_from(KINDS),
+        st.integers(0, 6),
+    ),
+    max_size=25,
+)
+
+
+def place(root: Path, name: str, kind: str, number: int) -> None:
+    """Make something of that kind, where nothing is yet."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):
+        return
+    shared = root.with_name("pool") / "photo.png"
+    make = {
+        "file": lambda: path.write_bytes(photo(number)),
+        "empty": path.touch,
+        "text": lambda: path.write_text("text"),
+        "hard": lambda: os.link(shared, path),
+        "link": lambda: path.symlink_to(shared),
+        "dangling": lambda: path.symlink_to("gone.png"),
+        "circle": lambda: path.symlink_to(path.name),
+        "folder": lambda: path.symlink_to(shared.parent),
+        "pipe": lambda: os.mkfifo(path),
+    }
+    make[kind]()
+
+
+def names_below(root: Path) -> set[str]:
+    """Every file, pipe and link below a folder as `find -L` sees them, dot names apart."""
+    return {
+        os.path.relpath(os.path.join(folder, name), root)
+        for folder, _, names in os.walk(root)
+        for name in [*names, *(n for n in os.listdir(folder) if os.path.islink(f"{folder}/{n}"))]
+        if not name.startswith(".")
+    }
+
+
+def add_up(listing: Listing) -> Prepared | None:
+    """Prepare, where nothing forbids it, and see that no row was lost or made twice."""
+    try:
+        result = prepare(listing, DEFAULT)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return None
+    total = len(listing.entries) + len(listing.problems)
+    assert len(result.labels.path) + len(result.problems) == total
+    named = {e.path for e in listing.entries} | {p.path for p in listing.problems}
+    assert set(result.labels.path) | {p.path for p in result.problems} == named
+    assert len(set(result.labels.path)) == len(result.labels.path)
+    assert result.summary["notes"][: len(listing.notes)] == list(listing.notes)
+    assert all("\n" not in line for line in result.summary["notes"])
+    return result
+
+
+@settings(deadline=None, max_examples=60)
+@given(PLACED, st.booleans())
+def test_prepare__any_mixture_of_folders__every_name_is_a_label_or_a_problem(placed, with_splits):
+    with tempfile.TemporaryDirectory() as folder:
+        root = put(Path(folder) / "data", {})
+        put(root.with_name("pool"), {"photo.png": photo("shared")})
+        for split in ("train/", "val/", "test/") if with_splits else ("",):
+            put(
+                root,
+                {
+                    f"{split}{label}/{n}.png": photo(f"{label}{n}{split}")
+                    for label in ("cat", "dog")
+                    for n in range(3)
+                },
+            )
+        for split, label, name, kind, number in placed:
+            place(root, f"{(split or 'train/') if with_splits else ''}{label}/{name}", kind, number)
+        listing = list_data(root)
+        linked = {e.path for e in listing.entries} | {p.path for p in listing.problems}
+        for name in names_below(root):
+            assert name in linked or f"{name}/photo.png" in linked
+        add_up(listing)
+
+
+LABELS = st.sampled_from(["a", "a ", "\u00a0a", "A", "b", "", " ", "1", "01", "2020-01-01"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 11),
+            LABELS,
+            st.sampled_from(["train", "val", "test"]),
+            st.sampled_from(["", "g1", "g1 ", "G1", "g2"]),
+            st.sampled_from(["", digest(photo(1)), digest(b"another")]),
+        ),
+        max_size=25,
+    ),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_prepare__any_mixture_in_a_manifest__every_row_is_a_label_or_a_problem(
+    mixed, mark, encoding, with_splits, with_groups
+):
+    with tempfile.TemporaryDirectory() as folder:
+        root = put(Path(folder), {f"{n}.png": photo(n // 2) for n in range(10)})
+        base = [
+            (f"base{n}.png", "ab"[n % 2], ("train", "val", "test")[n // 2 % 3]) for n in range(12)
+        ]
+        put(root, {name: photo(name) for name, _, _ in base})
+        lines = [["Path", " label", *["split"] * with_splits, "patient", "sha256"]]
+        lines += [[name, label, *[split] * with_splits, "", ""] for name, label, split in base]
+        lines += [[f"{n}.png", label, *[s] * with_splits, g, sha] for n, label, s, g, sha in mixed]
+        text = "\n".join(mark.join(line) for line in lines)
+        (root / "m.csv").write_bytes(text.encode(encoding))
+        try:
+            listing = list_data(root / "m.csv", group="patient" if with_groups else None)
+        except InputError as error:
+            assert "two rows give two sha256" in str(error)
+            return
+        distinct = {
+            (n, label.strip(), s * with_splits, g.strip() * with_groups, sha * bool(label.strip()))
+            for n, label, s, g, sha in mixed
+        }
+        blank = {(n, sha) for n, label, _, _, sha in mixed if not label.strip()}
+        kept = len(base) + len({one for one in distinct if one[1]}) + len(blank)
+        assert len(listing.entries) + len(listing.problems) == kept
+        add_up(listing)
 
 
 def test_prepare__listing_in_another_order__gives_the_same(tmp_path):

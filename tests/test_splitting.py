@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import Split
-from pipeline.splitting import assign
+from pipeline.splitting import assign, too_few, units
 
 BOTH = {Split.VAL: 0.2, Split.TEST: 0.2}
 SHARE = st.floats(0.01, 0.4)
@@ -132,8 +132,8 @@ def test_assign__one_giant_group__is_trained_on(seed):
 
 
 def test_assign__shares_that_take_nearly_all__still_leave_one_for_each():
-    for units in range(3, 12):
-        rows = one_label(map(str, range(units)))
+    for count in range(3, 12):
+        rows = one_label(map(str, range(count)))
         assert set(split(rows, {Split.VAL: 0.05, Split.TEST: 0.9})) == set(Split)
 
 
@@ -146,3 +146,37 @@ def test_assign__group_of_two_labels__goes_as_a_whole():
     for seed in range(20):
         first, second, *_ = split(rows, seed=seed)
         assert first is second
+
+
+def test_units__new_member_of_a_group__does_not_change_its_key():
+    members = [(f"{number:02d}" * 32, "patient") for number in range(20)]
+    for count in range(1, 20):
+        digests, groups = zip(*members[:count], strict=True)
+        assert set(units(digests, groups)) == {"#patient"}
+    assert units(["ab" * 32], [None]) == ["ab" * 32]
+
+
+def test_units__groups_joined_by_equal_bytes__share_a_key_and_others_do_not():
+    first, second, third = units(["a", "a", "b"], ["g", "h", "i"])
+    assert first == second != third
+
+
+def test_too_few__labels_with_fewer_units_than_parts__are_counted():
+    rows = [("cat", "g"), ("cat", "g"), ("cat", "h"), *(("dog", str(n)) for n in range(3))]
+    labels, keys = zip(*rows, strict=True)
+    assert too_few(labels, keys, 3) == {"cat": 2}
+    assert too_few(labels, keys, 2) == {}
+
+
+def test_too_few__label_always_in_the_minority_of_its_groups__has_no_unit():
+    labels, keys = zip(*[("cat", "g"), ("dog", "g"), ("dog", "g"), ("dog", "h")], strict=True)
+    assert too_few(labels, keys, 2) == {"cat": 0}
+
+
+@given(ROWS, SHARES, SEED)
+def test_too_few__any_rows__labels_it_does_not_name_have_a_row_for_each_split(rows, shares, seed):
+    labels, keys = zip(*rows, strict=True)
+    few = too_few(labels, keys, len(shares) + 1)
+    splits = Counter(split(rows, shares, seed))
+    if set(labels) - set(few):
+        assert set(splits) == {Split.TRAIN, *shares}

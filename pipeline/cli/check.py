@@ -49,4 +49,5 @@ def _data(project: Project) -> str:
     listing = list_data(project.data, format=data.format, group=data.split.group)
     classes = {entry.label for entry in listing.entries}
     left = f", {len(listing.problems)} left out" if listing.problems else ""
-    return f"data: {len(listing.entries)} files in {len(classes)} classes{left}"
+    counts = f"data: {len(listing.entries)} files in {len(classes)} classes{left}"
+    return "\n".join([counts, *listing.notes])
