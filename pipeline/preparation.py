@@ -17,7 +17,7 @@ from pipeline import dataset, files, splitting
 from pipeline.dataset import Images, Labels, Problem, Split
 from pipeline.errors import ImageError, InputError
 from pipeline.formats import Entry, Listing
-from pipeline.images import SNIFF_BYTES, sniff
+from pipeline.headers import SNIFF_BYTES, sniff
 from pipeline.params import SplitParams
 
 _PROTECTED = (Split.TEST, Split.VAL, Split.TRAIN)

@@ -14,7 +14,7 @@ from tests.closure import ROOT
 LEVELS = [
     {"errors", "files"},
     {"params"},
-    {"frozen", "images", "dataset", "splitting"},
+    {"frozen", "images", "headers", "tiff", "grey", "complaints", "dataset", "splitting"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
     {"embeddings", "formats", "heads", "metrics"},
@@ -43,7 +43,12 @@ HOMES = {
         "pipeline/evaluation.py",
         "stages/sample.py",
     },
-    "PIL": {"pipeline/images.py", "pipeline/reporting/", "stages/sample.py"},
+    "PIL": {
+        "pipeline/images.py",
+        "pipeline/tiff.py",
+        "pipeline/reporting/",
+        "stages/sample.py",
+    },
 }
 """Where a heavy library may be imported."""
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.errors import ImageError
-from pipeline.images import FORMATS, SNIFF_BYTES, Preprocessing, decode, preprocess, sniff
+from pipeline.headers import FORMATS, SNIFF_BYTES, sniff
+from pipeline.images import Preprocessing, decode, preprocess
 
 ORIENTATION = 0x0112
 LOSSLESS = {"WEBP": {"lossless": True, "exact": True}}
@@ -331,7 +332,7 @@ def test_sniff__first_bytes__tell_the_format(format):
     ("content", "words"),
     [
         (encoded(Image.fromarray(pixels()), "GIF"), "GIF"),
-        (encoded(Image.fromarray(pixels()), "ICO"), "not one of JPEG"),
+        (encoded(Image.fromarray(pixels()), "ICO"), "ICO"),
         (b"<!DOCTYPE html><html>not found</html>", "HTML"),
         (b"\n  <html>", "HTML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
