@@ -42,7 +42,9 @@ def _refuse_what_is_read_wrong(image: TiffImagePlugin.TiffImageFile, kind: int) 
     raw = image.info["compression"] == "raw"
     wrong = {
         "signed 8-bit grey": image.mode == "L" and kind == _SIGNED,
-        "grey or palette and alpha in planes": separate and image.mode in ("LA", "La", "PA"),
+        "grey or palette and alpha, or Lab, in planes": (
+            separate and image.mode in ("LA", "La", "PA", "LAB")
+        ),
         "uncompressed YCbCr with coarser colour": (
             raw and image.mode == "YCbCr" and image.tag_v2.get(_SUBSAMPLING, (1, 1)) != (1, 1)
         ),
