@@ -154,7 +154,7 @@ class Decoder:
                 f"decoding {path} was killed twice, as where memory runs out; "
                 "lower execution.threads or execution.workers in params.yaml"
             )
-        batch.failed.append((path, sha256, *_cause(died)))
+        batch.failed.append((path, sha256, *reason(died)))
 
     def _restart(self) -> int:
         """A new child for the one that died; the exit code of that."""
@@ -168,7 +168,7 @@ class Decoder:
 _TIMED_OUT = (-signal.SIGPROF, -signal.SIGALRM)
 
 
-def _cause(code: int) -> tuple[str, str]:
+def reason(code: int) -> tuple[str, str]:
     """Reason and detail for a child that ended with `code`."""
     if code in _TIMED_OUT:
         by_clock = code == -signal.SIGALRM

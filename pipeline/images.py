@@ -1,32 +1,52 @@
 """Bytes -> (H, W, 3) uint8 pixels: the only place that decodes an image.
 
-The rule, in this order: the first frame; EXIF orientation applied; 16-bit grey divided by
-257 and rounded; 32-bit integers clipped to 0..65535 and treated the same; floats in 0..1
-times 255, else clipped to 0..255; alpha composed on white; palette, grey, CMYK and YCbCr to
-RGB as Pillow converts them.
+The rule, in this order:
+
+* the first frame (of an animated PNG the still image that it shows elsewhere);
+* EXIF orientation applied, or else XMP's;
+* 16-bit grey divided by 257 and rounded, 12-bit grey likewise to 0..255; 32-bit and signed
+  integers clipped to 0..65535 and treated the same; floats in 0..1 times 255, else clipped to
+  0..255; inverted where a TIFF says that white is zero;
+* of 16-bit colour, and of grey with 16-bit alpha, the high byte; a clear colour's likewise;
+* alpha, and a clear grey, colour or palette entry, composed on white;
+* palette, grey, CMYK, YCbCr and Lab to RGB as Pillow converts them; the CMYK of a JPEG is
+  inverted first, as Adobe stores it. Colour profiles and gamma are ignored.
+
+docs/images.md has the tables.
 """
 
 import io
 import warnings
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from pipeline import headers, tiff
+from pipeline.complaints import reason
 from pipeline.errors import ImageError
+from pipeline.grey import Grey, to_8_bits
+from pipeline.headers import SNIFF_BYTES, sniff
 
 Pixels = npt.NDArray[np.uint8]
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
-"""Pillow's names of what is decoded; every other plugin stays shut."""
 
 MAX_PIXELS = 100_000_000
 """Ceiling on width x height, checked before decoding and on what resizing would make."""
 
-SNIFF_BYTES = 32
-"""How many leading bytes `sniff` needs."""
+MAX_SIDE = 1_000_000
+"""Ceiling on width and on height: no row that Pillow cannot hold."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -49,15 +69,18 @@ _TRANSPOSE: dict[Any, Image.Transpose] = {
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own net below ours, for sizes a frame announces
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on odd metadata; what matters is raised
 
-_BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
-_OTHERS = {
-    b"GIF8": "GIF",
-    b"%PDF": "PDF",
-    b"8BPS": "PSD",
-    b"version https://git-lfs": "a Git LFS pointer; run 'git lfs pull'",
-    b"<": "HTML or XML text",
-    b"PK\x03\x04": "a zip archive",
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,  # not its factory: of an MPO, the JPEG it begins with
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
 }
+"""One a format; Pillow's other plugins are never asked."""
+
+_STRIP_PIXELS = 2**22
+"""Pixels converted at a time, so that a large image costs little more than itself."""
 
 
 @dataclass(frozen=True)
@@ -78,37 +101,6 @@ class Preprocessing:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-
-
-def sniff(head: bytes) -> str:
-    """The format (one of FORMATS) that a file's first SNIFF_BYTES bytes announce.
-
-    Raises ImageError `empty` or `unsupported_format`.
-    """
-    if not head:
-        raise ImageError("empty", "the file has no bytes")
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "TIFF"
-    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
-        return "PPM"
-    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
-        return "BMP"
-    raise ImageError("unsupported_format", _other(head))
-
-
-def _other(head: bytes) -> str:
-    if head[4:8] == b"ftyp":
-        return "HEIC, AVIF or another ISO media file"
-    for magic, name in _OTHERS.items():
-        if head.lstrip().startswith(magic):
-            return name
-    return f"not one of {', '.join(FORMATS)}"
 
 
 def decode(content: bytes) -> Pixels:
@@ -145,52 +137,56 @@ def _before(size: int, crop: int) -> int:
 
 
 def _decode(content: bytes) -> Image.Image:
-    sniff(content[:SNIFF_BYTES])
+    format = sniff(content[:SNIFF_BYTES])
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _opened(content, format) as image:
             _check_size(image.width, image.height)
+            grey = Grey()
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                grey = tiff.made_readable(image)
+            if isinstance(image, PngImagePlugin.PngImageFile):
+                _scale_clear_value(image)
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb(_upright(image), grey)
     except (ImageError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError("too_many_pixels", str(error)) from None
     except Exception as error:  # noqa: BLE001 - decoders raise far more than OSError on broken bytes
-        raise ImageError(*_reason(content, error)) from None
+        raise ImageError(*reason(content, format, error)) from None
 
 
-def _reason(content: bytes, error: Exception) -> tuple[str, str]:
-    message = str(error) or type(error).__name__
-    cut = ("truncated", "not enough image data", "unexpected end", "not enough data", "eof")
-    if any(words in message.lower() for words in cut):
-        return "truncated", message
-    if (announced := _announced_bytes(content)) > len(content):
-        return "truncated", f"{len(content)} of at least {announced} bytes are there"
-    if isinstance(error, UnidentifiedImageError):
-        return "not_an_image", "the header is there, an image is not"
-    return "corrupt", message
-
-
-def _announced_bytes(content: bytes) -> int:
-    """How long the header says the file is, at least: Pillow does not notice for these two."""
-    if content.startswith(b"RIFF"):
-        return 8 + int.from_bytes(content[4:8], "little")
-    if content.startswith(b"II*\0"):
-        return int.from_bytes(content[4:8], "little")
-    if content.startswith(b"MM\0*"):
-        return int.from_bytes(content[4:8], "big")
-    return 0
+def _opened(content: bytes, format: str) -> ImageFile.ImageFile:
+    """The file with its header read and nothing decoded."""
+    if format == "WEBP":
+        _check_size(*headers.webp_canvas(content))
+    elif format == "PNG":
+        content = headers.without_metadata(content)
+    elif format == "BMP":
+        content = headers.with_all_colours(content)
+    return _PLUGINS[format](io.BytesIO(content))
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            "too_many_pixels", f"{width}x{height} is more than {MAX_PIXELS // 10**6} megapixels"
-        )
+        limit = f"{MAX_PIXELS // 10**6} megapixels"
+    elif max(width, height) > MAX_SIDE:
+        limit = f"{MAX_SIDE} pixels a side"
+    else:
+        return
+    raise ImageError("too_many_pixels", f"{width}x{height} is more than {limit}; make it smaller")
+
+
+def _scale_clear_value(image: PngImagePlugin.PngImageFile) -> None:
+    """PNG names the clear value as stored; Pillow compares it with the pixels that it scaled."""
+    raw = image.tile[0].args if image.tile else None
+    clear = image.info.get("transparency")
+    if raw in ("L;2", "L;4") and isinstance(clear, int):
+        image.info["transparency"] = (clear & 3) * 85 if raw == "L;2" else (clear & 15) * 17
+    elif raw == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """EXIF orientation applied. Unreadable metadata says nothing about the pixels."""
+    """Orientation applied. Unreadable metadata says nothing about the pixels."""
     try:
         method = _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # noqa: BLE001 - as many kinds as there are ways to break it
@@ -198,25 +194,37 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, grey: Grey) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        grey = replace(grey, unit=_is_unit(image))
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if image.height <= rows:
+        return _strip_to_rgb(image, grey)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_strip_to_rgb(strip, grey), (0, top))
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image, grey: Grey) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
-        grey = _to_8_bit(values)
+        pixels = to_8_bits(values, grey)
         if isinstance(clear := image.info.get("transparency"), int):
-            grey[values == clear] = 255
-        image = Image.fromarray(grey)
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
+            pixels[values == clear] = 255
+        image = Image.fromarray(pixels)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bit(values: npt.NDArray[Any]) -> Pixels:
-    if values.dtype.kind == "f":
-        if not np.isfinite(values).all():
-            raise ImageError("corrupt", "a float image with NaN or infinite values")
-        top = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
-        return np.clip(np.rint(values * top), 0, 255).astype(np.uint8)
-    clipped = np.clip(values.astype(np.int64), 0, 65535)
-    return ((clipped + 128) // 257).astype(np.uint8)
+def _is_unit(image: Image.Image) -> bool:
+    low, high = cast("tuple[float, float]", image.getextrema())
+    return low >= 0 and high <= 1

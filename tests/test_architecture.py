@@ -14,7 +14,7 @@ from tests.closure import ROOT
 LEVELS = [
     {"errors", "files"},
     {"params"},
-    {"images", "dataset", "splitting"},
+    {"images", "headers", "tiff", "grey", "complaints", "dataset", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
@@ -44,7 +44,12 @@ HOMES = {
         "pipeline/evaluation.py",
         "stages/sample.py",
     },
-    "PIL": {"pipeline/images.py", "pipeline/reporting/", "stages/sample.py"},
+    "PIL": {
+        "pipeline/images.py",
+        "pipeline/tiff.py",
+        "pipeline/reporting/",
+        "stages/sample.py",
+    },
 }
 """Where a heavy library may be imported."""
 

@@ -58,7 +58,7 @@ def write(prepared: Prepared, folder: Path) -> None:
 
 def describe(prepared: Prepared) -> str:
     """What was prepared, in a few lines for the terminal."""
-    return summary.describe(prepared.summary)
+    return summary.describe(prepared.summary, prepared.problems)
 
 
 def _images(rows: list[Row]) -> Images:

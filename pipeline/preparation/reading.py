@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.dataset import Problem
 from pipeline.errors import ImageError
 from pipeline.formats import Entry, Listing
-from pipeline.images import SNIFF_BYTES, sniff
+from pipeline.headers import SNIFF_BYTES, sniff
 
 _READ_BYTES = 1 << 20
 _FILES_A_TASK = 256

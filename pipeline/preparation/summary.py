@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.dataset import Labels, Problem, Split
+from pipeline.dataset import Labels, Problem, Split, problem_table
 from pipeline.formats import counted, quoted
 from pipeline.preparation.reading import Row
 
@@ -29,15 +29,12 @@ def summarize(
     }
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """A summary in a few lines for the terminal."""
+def describe(summary: dict[str, Any], problems: Sequence[Problem]) -> str:
+    """A summary, and a table of what was left out, for the terminal."""
     splits = ", ".join(f"{name} {sum(c.values())}" for name, c in summary["splits"].items())
     counts = f"{summary['images']} distinct images in {summary['files']} files"
     lines = [f"{counts}, {len(summary['classes'])} classes: {splits}", *summary["notes"]]
-    if summary["problems"]:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in summary["problems"].items())
-        lines.append(f"left out: {reasons}; see artifacts/dataset/problems.csv")
-    return "\n".join(lines)
+    return "\n".join([*lines, *problem_table(problems, "artifacts/dataset/problems.csv")])
 
 
 def _absent(table: dict[str, Counter[str]], classes: Sequence[str]) -> list[str]:
