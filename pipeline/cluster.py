@@ -108,7 +108,7 @@ def _local(workers: int, execution: ExecutionParams) -> Iterator[Cluster]:
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
-            silence_logs=logging.ERROR,  # what it says of workers that are told to end
+            silence_logs=logging.CRITICAL,  # workers told to end complain at length
         )
     with (
         cluster as local,
