@@ -27,14 +27,18 @@ LEVELS = [
 """Lowest first; a module imports from its own level or below."""
 
 HOMES = {
-    "torch": {"pipeline/backbones/"},
+    "torch": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
     "timm": {"pipeline/backbones/timm.py"},
-    "torchvision": {"pipeline/backbones/"},
-    "onnx": {"pipeline/backbones/freezing.py"},
-    "onnxruntime": {"pipeline/runtimes/onnx.py", "pipeline/backbones/freezing.py"},
+    "torchvision": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
+    "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
+    "onnxruntime": {
+        "pipeline/runtimes/onnx.py",
+        "pipeline/backbones/freezing.py",
+        "pipeline/cli/doctor/trial.py",
+    },
     "dask": {"pipeline/cluster.py"},
     "distributed": set(),
-    "h5py": {"pipeline/hdf5.py"},
+    "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
         "pipeline/heads.py",
@@ -43,7 +47,12 @@ HOMES = {
         "pipeline/evaluation.py",
         "stages/sample.py",
     },
-    "PIL": {"pipeline/images.py", "pipeline/reporting/", "stages/sample.py"},
+    "PIL": {
+        "pipeline/images.py",
+        "pipeline/reporting/",
+        "pipeline/cli/doctor/trial.py",
+        "stages/sample.py",
+    },
 }
 """Where a heavy library may be imported."""
 
