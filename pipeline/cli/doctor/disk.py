@@ -65,7 +65,8 @@ def volumes(place: Place) -> list[Volume]:
 
 
 def _folders(place: Place) -> dict[str, Path]:
-    folders = {TEMPORARY: Path(tempfile.gettempdir())}
+    temporary = os.environ.get("TMPDIR") or tempfile.gettempdir()  # which passes over a full one
+    folders = {TEMPORARY: Path(temporary)}
     if place.project:
         from pipeline.cli.doctor.repository import cache_folder
 

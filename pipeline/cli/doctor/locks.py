@@ -56,8 +56,8 @@ def _paths(path: Path) -> Iterator[Finding]:
     try:
         listed = json.loads(path.read_bytes())
         entries = [
-            *listed["write"].values(),
-            *(one for many in listed["read"].values() for one in many),
+            *listed.get("write", {}).values(),
+            *(one for many in listed.get("read", {}).values() for one in many),
         ]
         owners = {int(entry["pid"]): str(entry["cmd"]) for entry in entries}
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _paths(path: Path) -> Iterator[Finding]:
         if _runs_dvc(str(pid)):
             yield warning(f"'dvc {command}' runs here (process {pid})", f"ps -fp {pid}")
         else:
-            text = f"{path} names process {pid}, which is another program by now; DVC would wait for it"
+            text = f"{path} names process {pid}, another program by now; DVC stops at it"
             yield error(text, _remove(path))
 
 
