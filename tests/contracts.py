@@ -57,6 +57,15 @@ class BackboneContract:
         for name in first:
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
+    def test_find__entry__needs_no_network_and_once_frozen_no_weights(self, folders, entry):
+        assert backbones.find("entry", entry, locate=Path).download == ""
+        frozen_already = backbones.already_frozen(entry, folders[0])
+        assert frozen_already is not None
+        assert frozen_already.folder == folders[0]
+        other = entry.model_copy(update={"storage": "float32"})
+        assert backbones.already_frozen(other, folders[0]) is None
+        assert backbones.already_frozen(entry, folders[0].with_name("nowhere")) is None
+
     def test_freeze__record__says_where_it_comes_from_and_holds_no_path(self, folders, entry):
         text = (folders[0] / "backbone.json").read_text()
         record = json.loads(text)

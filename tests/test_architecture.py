@@ -28,14 +28,18 @@ LEVELS = [
 """Lowest first; a module imports from its own level or below."""
 
 HOMES = {
-    "torch": {"pipeline/backbones/"},
+    "torch": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
     "timm": {"pipeline/backbones/timm.py"},
-    "torchvision": {"pipeline/backbones/"},
-    "onnx": {"pipeline/backbones/freezing.py"},
-    "onnxruntime": {"pipeline/runtimes/onnx.py", "pipeline/backbones/freezing.py"},
+    "torchvision": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
+    "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
+    "onnxruntime": {
+        "pipeline/runtimes/onnx.py",
+        "pipeline/backbones/freezing.py",
+        "pipeline/cli/doctor/trial.py",
+    },
     "dask": {"pipeline/cluster.py"},
     "distributed": set(),
-    "h5py": {"pipeline/hdf5.py"},
+    "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
         "pipeline/heads.py",
@@ -48,6 +52,7 @@ HOMES = {
         "pipeline/images.py",
         "pipeline/tiff.py",
         "pipeline/reporting/",
+        "pipeline/cli/doctor/trial.py",
         "stages/sample.py",
     },
 }

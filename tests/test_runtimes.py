@@ -74,7 +74,7 @@ def test_load__unknown_runtime__names_the_near_miss_and_the_folder(pixels, tmp_p
 
 
 def test_load__cuda_where_no_gpu_is__is_one_line(pixels, monkeypatch, capfd):
-    monkeypatch.setattr(onnx_runtime, "_gpu_present", lambda: False)
+    monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: False)
     with pytest.raises(ConfigurationError) as error:
         runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
     one_line(error.value, "execution.device is cuda", "write device: cpu")
@@ -82,7 +82,7 @@ def test_load__cuda_where_no_gpu_is__is_one_line(pixels, monkeypatch, capfd):
 
 
 def test_load__cuda_that_onnxruntime_was_not_built_for__is_one_line(pixels, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "_gpu_present", lambda: True)
+    monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ConfigurationError) as error:
         runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
@@ -164,7 +164,7 @@ class Recording:
 def test_embed__on_a_gpu__keeps_one_batch_shape(pixels, monkeypatch, asked, step):
     session = Recording()
     monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
-    monkeypatch.setattr(onnx_runtime, "_session", lambda *_: session)
+    monkeypatch.setattr(onnx_runtime, "open_session", lambda *_: session)
     runtime = OnnxRuntime(frozen.load(pixels), "cuda", asked)
     assert runtime.batch_size == step
     for count in (1, step - 1, step, 2 * step + 3):

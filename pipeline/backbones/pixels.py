@@ -1,6 +1,6 @@
 """No weights at all: the resized raw pixels, 16 x 16 x 3 values in 0..1. The honest baseline."""
 
-from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
@@ -15,6 +15,9 @@ class Pixels:
         for key in ("model", "weights", "sha256"):
             if getattr(entry, key) is not None:
                 raise ConfigurationError(f"{at}.{key}: source pixels has no {key}; delete the key")
+
+    def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:  # noqa: ARG002
+        return Origin()
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
         import torch

@@ -33,11 +33,25 @@ class Pretrained:
     licence: str
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an entry's weights are. file: on this machine, None where none is yet, or needed.
+
+    download: the address or hub name that `load` would fetch first; empty for nothing.
+    """
+
+    file: Path | None = None
+    download: str = ""
+
+
 class Source(Protocol):
     """One kind of origin."""
 
     def check(self, entry: BackboneParams, at: str) -> None:
         """Refuse an entry that cannot work. at: its place, for the ConfigurationError."""
+
+    def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
+        """Where the weights are, without the network. Raises what `load` does of a file."""
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the module with its weights. Raises ConfigurationError or InputError."""

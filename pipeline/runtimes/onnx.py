@@ -3,6 +3,7 @@
 import ctypes
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -14,7 +15,7 @@ from pipeline.images import Pixels
 CPU_BATCH = 4
 CUDA_BATCH = 128
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxRuntime:
@@ -29,7 +30,7 @@ class OnnxRuntime:
         self.device = _device(device)
         self._step = CPU_BATCH if self.device == "cpu" else batch_size or CUDA_BATCH
         self.batch_size = self._step * math.ceil((batch_size or self._step) / self._step)
-        self._session = _session(backbone, self.device)
+        self._session = open_session(backbone.model, self.device)
 
     def embed(self, images: Pixels) -> Vectors:
         """See `pipeline.runtimes.Runtime`."""
@@ -44,8 +45,8 @@ class OnnxRuntime:
 def _device(wanted: str) -> str:
     if wanted == "cpu":
         return "cpu"
-    built = _PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    usable = built and _gpu_present()
+    built = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+    usable = built and gpu_present()
     if wanted == "cuda" and not usable:
         reason = "no GPU is seen" if built else "the installed onnxruntime has no CUDA"
         raise ConfigurationError(
@@ -54,7 +55,7 @@ def _device(wanted: str) -> str:
     return "cuda" if usable else "cpu"
 
 
-def _gpu_present() -> bool:
+def gpu_present() -> bool:
     """Whether the CUDA driver is installed and sees a GPU."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
@@ -68,16 +69,17 @@ def _gpu_present() -> bool:
     )
 
 
-def _session(backbone: FrozenBackbone, device: str) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
+    """A session for a model on `cpu` or `cuda`. Raises ConfigurationError where that fails."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if device == "cuda":
         onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, out of the loader's path
-    provider = _PROVIDERS[device]
+    provider = PROVIDERS[device]
     strict = {"use_tf32": "0"} if device == "cuda" else {}
-    session = onnxruntime.InferenceSession(backbone.model, options, providers=[(provider, strict)])
+    session = onnxruntime.InferenceSession(model, options, providers=[(provider, strict)])
     if session.get_providers()[0] != provider:  # onnxruntime falls back with a log line only
         raise ConfigurationError(
             f"params.yaml: execution.device: {provider} does not run here; write device: cpu"
