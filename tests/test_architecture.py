@@ -14,13 +14,13 @@ from tests.closure import ROOT
 LEVELS = [
     {"errors", "files"},
     {"params"},
-    {"frozen", "images", "dataset", "splitting"},
+    {"frozen", "images", "dataset", "snapshot", "splitting"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
     {"embeddings", "formats", "heads", "metrics"},
     {"evaluation"},
-    {"extraction", "preparation", "selection"},
-    {"reporting"},
+    {"changes", "extraction", "preparation", "selection"},
+    {"planning", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]
