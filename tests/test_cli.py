@@ -312,7 +312,7 @@ def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
 def test_help__names_every_command_and_every_exit_code(desk):
     done = desk.headstart("--help")
     assert done.code == 0
-    for word in ("check", "results", "embeddings", "dvc repro", *"023456", "130"):
+    for word in ("check", "plan", "results", "embeddings", "dvc repro", *"023456", "130"):
         assert word in done.out
     below = desk.headstart("embeddings", "--help").out
     assert "info" in below
@@ -323,7 +323,7 @@ def test_help__is_quick__nothing_heavy_is_imported():
     code = (
         "import sys, time\n"
         "from pipeline.cli import main\n"
-        "for line in ('--help', 'check --help', 'results --help', 'embeddings info --help'):\n"
+        "for line in ('--help', 'check --help', 'plan --help', 'results --help', 'embeddings info --help'):\n"
         "    try: main(line.split())\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "heavy = {'sklearn', 'torch', 'pyarrow', 'numpy', 'h5py', 'pydantic', 'dask'}\n"

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ConfigurationError
+
+STATUS = ("status", "--json")
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,18 @@ class Outlook:
         return self.run + self.follow
 
 
+def changed_stages(root: Path) -> list[str]:
+    """Stages for which something they read or wrote changed; see `outlook`."""
+    return sorted(_status(_ask(root, STATUS)[0]))
+
+
 def outlook(root: Path, *, also: tuple[str, ...] = ()) -> Outlook:
     """Ask DVC, about a second. also: stages that will run though DVC does not know it.
 
     Raises ConfigurationError with DVC's own words where it cannot say.
     """
-    calls = [
-        _start(root, *words) for words in (("status", "--json"), ("dag", "--dot"), ("cache", "dir"))
-    ]
-    status, dag, cache = [_answer(call) for call in calls]
-    changed: dict[str, list[object]] = json.loads(status)
+    status, dag, cache = _ask(root, STATUS, ("dag", "--dot"), ("cache", "dir"))
+    changed = _status(status)
     edges = re.findall(r'^"(.+?)" -> "(.+?)";$', dag, re.MULTILINE)
     stages = re.findall(r'^"([^"]+)";$', dag, re.MULTILINE)
     run = [name for name in stages if name in changed or name in also]
@@ -54,28 +59,35 @@ def outlook(root: Path, *, also: tuple[str, ...] = ()) -> Outlook:
     )
 
 
-def _params_changed(reasons: list[object]) -> bool:
-    return any(
-        "params.yaml" in reason.get("changed deps", {})
-        for reason in reasons
-        if isinstance(reason, dict)
-    )
+def _status(answer: str) -> dict[str, list[Any]]:
+    """By stage, why it will run: each a mapping, or a word."""
+    return dict(json.loads(answer))
 
 
-def _start(root: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dvc", *words],
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _params_changed(reasons: list[Any]) -> bool:
+    """Whether one has another value than in dvc.lock; without a dvc.lock each is merely new."""
+    deps = [reason.get("changed deps", {}) for reason in reasons if isinstance(reason, dict)]
+    params = [changes.get("params.yaml") for changes in deps]
+    return any(isinstance(found, dict) and "modified" in found.values() for found in params)
 
 
-def _answer(call: subprocess.Popen[str]) -> str:
-    out, err = call.communicate()
-    if call.returncode != 0:
-        line = next((line for line in err.splitlines() if line.startswith("ERROR: ")), err)
-        raise ConfigurationError(f"DVC cannot say what would run: {line.removeprefix('ERROR: ')}")
-    return out
+def _ask(root: Path, *commands: tuple[str, ...]) -> list[str]:
+    """What DVC prints for each command; they run at once."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dvc", *words],
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for words in commands
+    ]
+    answers = [process.communicate() for process in started]
+    for process, (_, err) in zip(started, answers, strict=True):
+        if process.returncode != 0:
+            errors = [line for line in err.splitlines() if line.startswith("ERROR: ")] or [err]
+            reason = errors[0].removeprefix("ERROR: ")
+            raise ConfigurationError(f"DVC cannot say what would run: {reason}")
+    return [out for out, _ in answers]

@@ -9,6 +9,8 @@ from pipeline.project import Project
 SHOWN = 5
 """How many names of a kind are printed."""
 
+BY_FORCE = "run 'dvc repro -f prepare', then 'dvc repro'"
+
 
 def run(project: Project, listing: Listing) -> None:
     """Print what changed since prepare, by kind.
@@ -18,37 +20,37 @@ def run(project: Project, listing: Listing) -> None:
     before = changes.prepared(project.artifacts)
     if before is None:
         print("images: not prepared yet, so only looked at")
-        _say_unusable(listing, _absent(listing), [entry.path for entry in listing.entries])
+        found = changes.compare(changes.NOTHING, listing)
+        _say_unusable(listing, found.absent, found.unseen)
         return
     found = changes.compare(before.seen, listing)
     if not before.timed:
-        print(
-            "images: no times are known (no artifacts/runs/prepare.parquet of this data), sizes alone are compared"
-        )
+        print("images: artifacts/runs/prepare.parquet is missing or old: sizes alone are compared")
     for kind, words in KINDS.items():
         _say(found.kinds[kind], words)
-    _say_unusable(listing, found.absent, [*found.unseen])
+    _say_unusable(listing, found.absent, found.unseen)
     if found.count:
-        raise InputError(
-            f"{_files(found.count)} not as prepare saw them; {remedy(project, listing, found)}"
+        saw = (
+            "file is not as prepare saw it"
+            if found.count == 1
+            else "files are not as prepare saw them"
         )
+        raise InputError(f"{found.count} {saw}; {remedy(project, listing, found)}")
     print(f"images: {len(listing.entries) - len(found.absent)} files are as prepare saw them")
 
 
 def remedy(project: Project, listing: Listing, found: Changes) -> str:
-    """What to type so that the changes count; DVC itself sees those in a folder alone."""
+    """What to type so that the changes count."""
     stated = {entry.path for entry in listing.entries if entry.sha256}
     if not stated.isdisjoint(found.kinds["changed"]):
         return "correct their sha256 in the manifest, then run 'dvc repro'"
-    by_content = [kind for kind in KINDS if kind != "touched"]
-    tracked = by_content if project.data.is_dir() else ["new", "dropped"]
-    if any(found.kinds[kind] for kind in tracked):
-        return "run 'dvc repro'"
-    return "run 'dvc repro -f prepare', then 'dvc repro'"
+    return "run 'dvc repro'" if seen_by_dvc(project, found) else BY_FORCE
 
 
-def _absent(listing: Listing) -> list[str]:
-    return changes.compare(changes.NOTHING, listing).absent
+def seen_by_dvc(project: Project, found: Changes) -> bool:
+    """Whether DVC will run prepare by itself: it tracks a folder's bytes, or the manifest alone."""
+    kinds = set(KINDS) - {"touched"} if project.data.is_dir() else {"new", "dropped"}
+    return any(found.kinds[kind] for kind in kinds)
 
 
 def _say_unusable(listing: Listing, absent: list[str], unseen: list[str]) -> None:
@@ -70,7 +72,3 @@ def _say(paths: list[str], words: str) -> None:
     if paths:
         more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
         print(f"images: {len(paths)} {words}: {', '.join(paths[:SHOWN])}{more}")
-
-
-def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count} files are"

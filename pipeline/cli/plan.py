@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import changes, files, planning
+from pipeline.changes import Changes
 from pipeline.cli import dvc
 from pipeline.cli.check import list_images
 from pipeline.cli.dvc import Outlook
-from pipeline.cli.images import remedy
+from pipeline.cli.images import BY_FORCE, seen_by_dvc
 from pipeline.dataset import Images
 from pipeline.errors import ConfigurationError, ResourceError
 from pipeline.extraction import Places
@@ -56,22 +57,26 @@ def run(*, as_json: bool = False) -> int:
 
 
 def _images(project: Project, listing: Listing, notes: Notes) -> tuple[Images, bool]:
-    """The distinct images as they are now, and whether prepare has to be run by force."""
+    """The distinct images as they are now, and whether DVC is blind to what changed."""
     before = changes.prepared(project.artifacts)
-    digests, unseen = dict[str, str](), False
+    digests, found = dict[str, str](), Changes()
     if before and before.timed:
         found = changes.compare(before.seen, listing)
-        digests = {**before.digests}
-        for path in found.unseen:
-            digests.pop(path, None)
-        unseen = found.count > 0 and "-f prepare" in (todo := remedy(project, listing, found))
-        if unseen:
-            notes.append(
-                f"{found.count} files are not as prepare saw them, which DVC does not see; {todo}"
-            )
+        digests = {k: v for k, v in before.digests.items() if k not in set(found.unseen)}
     if count := len(planning.unhashed(listing, digests)):
-        notes.append(f"{count} files were hashed for this plan; nothing was written")
-    return planning.distinct_images(listing, project.params.data.split, digests), unseen
+        notes.append(f"{_files(count)} hashed for this plan; nothing was written")
+    images = planning.distinct_images(listing, project.params.data.split, digests)
+    touched = len(found.kinds["touched"])
+    if not before or not found.count or project.data.is_dir() or seen_by_dvc(project, found):
+        return images, False
+    if found.count == touched and set(before.digests.values()) == set(images.sha256.astype(str)):
+        return images, False
+    notes.append(f"{_files(found.count)} changed, which DVC does not see; {BY_FORCE}")
+    return images, True
+
+
+def _files(count: int) -> str:
+    return "1 file was" if count == 1 else f"{count} files were"
 
 
 def _outlook(project: Project, notes: Notes, *, unseen: bool) -> Outlook | None:
@@ -102,7 +107,7 @@ def _cost(
     cost = planning.cost(images, places, project.params.execution)
     if cost.new and cost.seconds is None:
         notes.append(
-            f"{name}: seconds are not known; a scheduler's workers, or no image that decodes"
+            f"{name}: seconds are not known: no run on these workers yet, or no image decodes"
         )
     return cost
 
@@ -137,10 +142,11 @@ def _needs(
 def _refuse_full_disk(project: Project, disks: Sequence[Disk]) -> None:
     for disk in disks:
         if not disk.fits:
+            movable = disk.path == project.store
             raise ResourceError(
-                f"the run needs {_size(disk.needed)} at {disk.path}, where {_size(disk.free)} are "
-                "free; free some space, or move the store: set execution.store in params.yaml or "
-                f"HEADSTART_STORE (now {project.store}) to a folder on a larger disk"
+                f"the run needs {_size(disk.needed)} on the disk of {disk.path}, where "
+                f"{_size(disk.free)} are free; free some space there"
+                + (", or set execution.store to a folder on a larger disk" if movable else "")
             )
 
 
@@ -171,7 +177,7 @@ def _lines(plan: Plan) -> list[str]:
 
 
 def _row(cost: Cost) -> list[str]:
-    seconds = "?" if cost.seconds is None else f"{cost.seconds:.1f}" if cost.seconds else "0"
+    seconds = "?" if cost.seconds is None else _seconds(cost.seconds)
     speed = f" ({cost.speed})" if cost.speed else ""
     sizes = ["?" if size is None else _size(size) for size in (cost.store, cost.artifacts)]
     return [str(cost.images), str(cost.new), seconds + speed, *sizes]
@@ -196,6 +202,10 @@ def _counted(stages: Sequence[str]) -> str:
         for name in stages
     ]
     return ", ".join(dict.fromkeys(words))
+
+
+def _seconds(count: float) -> str:
+    return "0" if not count else "<0.1" if count < 0.1 else f"{count:.{1 if count < 10 else 0}f}"
 
 
 def _size(count: int) -> str:
