@@ -133,16 +133,17 @@ def _kind(then: tuple[int, int] | None, now: tuple[int, int], *, listed: bool) -
 
 def unsupported(root: Path, paths: Sequence[str]) -> list[str]:
     """Those whose first bytes are no image's; a file that cannot be opened is none of them."""
-    found = snapshot.at_each(_no_image, [f"{root}/{path}" for path in paths])
-    return [path for path, refused in zip(paths, found, strict=True) if refused]
+    found = snapshot.at_each(begins_as_image, [f"{root}/{path}" for path in paths])
+    return [path for path, image in zip(paths, found, strict=True) if image is False]
 
 
-def _no_image(path: str) -> bool:
+def begins_as_image(path: str) -> bool | None:
+    """By its first bytes; None where it cannot be opened. Waits where it is a pipe."""
     try:
         with open(path, "rb", buffering=0) as file:
             sniff(file.read(SNIFF_BYTES))
     except ImageError:
-        return True
+        return False
     except (OSError, ValueError):
-        pass
-    return False
+        return None
+    return True

@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline import dataset, embeddings, files, frozen, hdf5
+from pipeline.changes import begins_as_image
 from pipeline.cluster import cores
 from pipeline.dataset import Images
-from pipeline.errors import HeadstartError, ImageError, InputError
+from pipeline.errors import HeadstartError, InputError
 from pipeline.extraction import Places, extract
 from pipeline.formats import Listing
 from pipeline.frozen import FrozenBackbone
-from pipeline.images import SNIFF_BYTES, sniff
 from pipeline.params import ExecutionParams, SplitParams
 from pipeline.preparation import prepare
 from pipeline.store import Store
@@ -100,14 +100,12 @@ def _hashed(root: Path, paths: list[str]) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str | None:
+    """None where prepare will say what is wrong with it."""
     try:
-        if not path.is_file():  # opening a pipe would wait for a writer
-            return None
-        with path.open("rb") as file:
-            sniff(file.read(SNIFF_BYTES))
-        return files.sha256_of(path)
-    except (ImageError, OSError, ValueError):
-        return None  # prepare says what is wrong with it
+        usable = path.is_file() and begins_as_image(str(path))  # a pipe would wait for a writer
+        return files.sha256_of(path) if usable else None
+    except (OSError, ValueError):
+        return None
 
 
 def unknown_cost(images: Images) -> Cost:

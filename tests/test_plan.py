@@ -201,10 +201,13 @@ def test_plan__writes_nothing(desk, embedded, all_runs):
 def test_plan__files_known_from_prepare__are_not_hashed_again(desk, embedded, all_runs):
     here = desk(embedded)
     assert planned(here)["notes"] == [AGAIN]
+    (here.folder / "photos" / "cat" / "notes.txt").write_text("no image")
+    run_stages("prepare")
+    assert planned(here)["notes"] == [AGAIN]
     draw(8004, 1).save(here.folder / "photos" / "cat" / "new.png")
     assert planned(here)["notes"][0] == "1 file was hashed for this plan; nothing was written"
     (here.folder / "artifacts" / "runs" / "prepare.parquet").unlink()  # as after a fresh clone
-    assert planned(here)["notes"][0] == "37 files were hashed for this plan; nothing was written"
+    assert planned(here)["notes"][0] == "38 files were hashed for this plan; nothing was written"
 
 
 AGAIN = f"raw: will be frozen again; figures hold if that changes nothing; {EXACT}"

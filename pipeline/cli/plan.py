@@ -63,7 +63,8 @@ def _images(project: Project, listing: Listing, notes: Notes) -> tuple[Images, b
     if before and before.timed:
         found = changes.compare(before.seen, listing)
         digests = {k: v for k, v in before.digests.items() if k not in set(found.unseen)}
-    if count := len(planning.unhashed(listing, digests)):
+    todo = set(planning.unhashed(listing, digests))
+    if count := len(todo.intersection(found.unseen) if digests else todo):
         notes.append(f"{_files(count)} hashed for this plan; nothing was written")
     images = planning.distinct_images(listing, project.params.data.split, digests)
     touched = len(found.kinds["touched"])
