@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import embeddings, evaluation
-from pipeline.cli import check, main
+from pipeline.cli import check, dvc, main
 from tests.conftest import ROOT, Outcome, edit_yaml, make_photos
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 
@@ -243,6 +243,23 @@ def test_results__after_a_run__are_the_table_and_the_report(desk):
     report = desk.folder / "artifacts" / "report.html"
     report.touch()
     assert desk.headstart("results").out.splitlines()[-1] == f"report: {report}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (["prepare"], "old: stage prepare changed since; run 'dvc repro'"),
+        (["evaluate", "prepare"], "old: stages evaluate, prepare changed since; run 'dvc repro'"),
+    ],
+)
+def test_results__dvc_would_run_stages__end_with_a_line_that_says_so(
+    desk, monkeypatch, changed, line
+):
+    put_metrics(desk, json.dumps(SUMMARY))
+    monkeypatch.setattr(dvc, "changed_stages", lambda root: changed)
+    done = desk.headstart("results")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{evaluation.describe(SUMMARY)}\n\n{line}\n"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"raw": 3}', '{"raw": {"dummy": []}}'])
