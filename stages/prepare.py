@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline import preparation
+from pipeline import preparation, snapshot
 from pipeline.errors import exit_status
 from pipeline.formats import list_data
 from pipeline.project import open_project
@@ -12,8 +12,11 @@ def main() -> None:
     project = open_project()
     data = project.params.data
     listing = list_data(project.data, format=data.format, group=data.split.group)
+    seen = snapshot.take(listing.root, sorted({entry.path for entry in listing.entries}))
     prepared = preparation.prepare(listing, data.split)
     preparation.write(prepared, project.artifacts / "dataset")
+    record = project.artifacts / "runs" / snapshot.RECORD
+    snapshot.write(record, seen, of=project.artifacts / "dataset")
     print(preparation.describe(prepared))
 
 

@@ -14,14 +14,14 @@ from tests.closure import ROOT
 LEVELS = [
     {"errors", "files"},
     {"params"},
-    {"images", "headers", "tiff", "grey", "complaints", "dataset", "splitting"},
+    {"images", "headers", "tiff", "grey", "complaints", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
     {"embeddings", "formats", "heads", "metrics"},
     {"evaluation", "worker"},
-    {"extraction", "preparation", "selection"},
-    {"reporting"},
+    {"changes", "extraction", "preparation", "selection"},
+    {"planning", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]

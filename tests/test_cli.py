@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import embeddings, evaluation
-from pipeline.cli import check, main
+from pipeline.cli import check, dvc, main
 from tests.conftest import ROOT, Outcome, edit_yaml, make_photos
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 
@@ -268,6 +268,23 @@ def test_results__after_a_run__are_the_table_and_the_report(desk):
     assert desk.headstart("results").out.splitlines()[-1] == f"report: {report}"
 
 
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (["prepare"], "old: stage prepare changed since; run 'dvc repro'"),
+        (["evaluate", "prepare"], "old: stages evaluate, prepare changed since; run 'dvc repro'"),
+    ],
+)
+def test_results__dvc_would_run_stages__end_with_a_line_that_says_so(
+    desk, monkeypatch, changed, line
+):
+    put_metrics(desk, json.dumps(SUMMARY))
+    monkeypatch.setattr(dvc, "changed_stages", lambda root: changed)
+    done = desk.headstart("results")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{evaluation.describe(SUMMARY)}\n\n{line}\n"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"raw": 3}', '{"raw": {"dummy": []}}'])
 def test_results__damaged_metrics__are_exit_4_and_one_line(desk, content):
     put_metrics(desk, content)
@@ -335,7 +352,7 @@ def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
 def test_help__names_every_command_and_every_exit_code(desk):
     done = desk.headstart("--help")
     assert done.code == 0
-    for word in ("check", "doctor", "results", "embeddings", "dvc repro", *"023456", "130"):
+    for word in ("check", "doctor", "plan", "results", "embeddings", "dvc repro", *"023456", "130"):
         assert word in done.out
     below = desk.headstart("embeddings", "--help").out
     assert "info" in below
@@ -346,7 +363,7 @@ def test_help__is_quick__nothing_heavy_is_imported():
     code = (
         "import sys, time\n"
         "from pipeline.cli import main\n"
-        "for line in ('--help', 'check --help', 'doctor --help', 'results --help', 'embeddings info --help'):\n"
+        "for line in ('--help', 'check --help', 'doctor --help', 'plan --help', 'results --help', 'embeddings info --help'):\n"
         "    try: main(line.split())\n"
         "    except SystemExit as end: assert end.code == 0\n"
         "heavy = {'sklearn', 'torch', 'pyarrow', 'numpy', 'h5py', 'pydantic', 'dask'}\n"

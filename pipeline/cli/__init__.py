@@ -24,10 +24,18 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="check params.yaml and the data's folder")
+    check.add_argument(
+        "--images",
+        action="store_true",
+        help="also tell which files changed since prepare; exit 3 where some did",
+    )
     check.set_defaults(run=_check)
     doctor = commands.add_parser("doctor", help="look at the machine, the set-up and the project")
     doctor.add_argument("--json", action="store_true", help="print a JSON object a finding")
     doctor.set_defaults(run=_doctor)
+    plan = commands.add_parser("plan", help="what a run would cost: images, seconds, disk, stages")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    plan.set_defaults(run=_plan)
     results = commands.add_parser("results", help="print the table of heads of the last run")
     results.set_defaults(run=_results)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
@@ -46,10 +54,16 @@ def _add_embeddings(group: argparse.ArgumentParser) -> None:
         action.set_defaults(run=run)
 
 
-def _check(_: argparse.Namespace) -> int:
+def _check(arguments: argparse.Namespace) -> int:
     from pipeline.cli import check
 
-    return check.run()
+    return check.run(images=arguments.images)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import plan
+
+    return plan.run(as_json=arguments.json)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from pipeline import backbones, heads
 from pipeline.errors import ConfigurationError, IntegrityError
-from pipeline.formats import FORMATS, list_data
+from pipeline.formats import FORMATS, Listing, list_data
 from pipeline.params import Params
 from pipeline.project import SAMPLE, Project, open_project
 
@@ -14,8 +14,11 @@ TRACKED = ("data.format", "data.split", "data.max_failed", "run", "finetune")
 """Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
 
 
-def run() -> int:
-    """Check params.yaml, its names against the registries, the weights at hand, and data.path."""
+def run(*, images: bool = False) -> int:
+    """Check params.yaml, its names against the registries, the weights at hand, and data.path.
+
+    images: look at each file of the data as well; see `pipeline.cli.images`.
+    """
     project = open_project()
     for name, backbone in project.params.backbones.items():
         backbones.check(name, backbone)
@@ -24,9 +27,14 @@ def run() -> int:
     for name in project.params.run.backbones:
         if not _is_frozen(project, name):
             backbones.find(name, project.backbone(name), locate=project.locate)
-    print(describe_data(project))
+    listing = list_images(project)
+    print(describe_data(listing))
     chosen = project.params.run
     print(f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}")
+    if images and listing:
+        from pipeline.cli import images as look
+
+        look.run(project, listing)
     return 0
 
 
@@ -62,13 +70,22 @@ def _check_written(params: Params, key: str) -> None:
         )
 
 
-def describe_data(project: Project) -> str:
-    """What lies at data.path, in one line. Raises ConfigurationError or InputError."""
+def list_images(project: Project) -> Listing | None:
+    """What data.path holds; None for the sample before it is made.
+
+    Raises ConfigurationError or InputError.
+    """
     data = project.params.data
     to_be_made = project.data == project.root / SAMPLE and not project.data.exists()
     if to_be_made and data.format in (None, *FORMATS):
+        return None
+    return list_data(project.data, format=data.format, group=data.split.group)
+
+
+def describe_data(listing: Listing | None) -> str:
+    """What `list_images` found, in a line and its notes."""
+    if listing is None:
         return f"data: {SAMPLE}, made by the stage sample"
-    listing = list_data(project.data, format=data.format, group=data.split.group)
     classes = {entry.label for entry in listing.entries}
     left = f", {len(listing.problems)} left out" if listing.problems else ""
     counts = f"data: {len(listing.entries)} files in {len(classes)} classes{left}"

@@ -3,13 +3,15 @@
 import json
 
 from pipeline import evaluation
-from pipeline.errors import InputError, IntegrityError
-from pipeline.project import open_project
+from pipeline.cli import dvc
+from pipeline.errors import ConfigurationError, InputError, IntegrityError
+from pipeline.project import Project, open_project
 
 
 def run() -> int:
     """Print artifacts/evaluation/metrics.json as a table."""
-    artifacts = open_project().artifacts
+    project = open_project()
+    artifacts = project.artifacts
     path = artifacts / "evaluation" / "metrics.json"
     try:
         table = evaluation.describe(json.loads(path.read_bytes()))
@@ -21,4 +23,15 @@ def run() -> int:
     report = artifacts / "report.html"
     if report.exists():
         print(f"\nreport: {report}")
+    if changed := _changed_since(project):
+        stages = "stage" if len(changed) == 1 else "stages"
+        print(f"\nold: {stages} {', '.join(changed)} changed since; run 'dvc repro'")
     return 0
+
+
+def _changed_since(project: Project) -> list[str]:
+    """Stages that would run; none where DVC cannot say, for a table needs no DVC."""
+    try:
+        return dvc.changed_stages(project.root)
+    except ConfigurationError:
+        return []

@@ -34,4 +34,4 @@ def data(place: Place) -> Iterator[Finding]:
         return
     from pipeline.cli import check
 
-    yield ok(check.describe_data(place.project).removeprefix("data: "))
+    yield ok(check.describe_data(check.list_images(place.project)).removeprefix("data: "))
