@@ -120,8 +120,12 @@ def problem_table(problems: Sequence[Problem], file: str) -> list[str]:
 
 
 def _example(problem: Problem) -> str:
-    """Path and detail on one line of a terminal, whatever characters they hold."""
     text = f"{problem.path}: {problem.detail}" if problem.detail else problem.path
+    return on_one_line(text)
+
+
+def on_one_line(text: str) -> str:
+    """Text for a terminal, cut to EXAMPLE_WIDTH, control characters as escapes."""
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return shown if len(shown) <= EXAMPLE_WIDTH else shown[: EXAMPLE_WIDTH - 1] + "…"
 

@@ -55,6 +55,18 @@ class Places:
     runs: Path
     store: Path
 
+    @classmethod
+    def of(cls, name: str, *, artifacts: Path, root: Path, store: Path) -> "Places":
+        """Those of the backbone of that name, as the stages lay them out below `artifacts`."""
+        return cls(
+            root=root,
+            backbone=artifacts / "backbones" / name,
+            images=artifacts / "dataset" / "images.parquet",
+            embeddings=artifacts / "embeddings" / f"{name}.h5",
+            runs=artifacts / "runs",
+            store=store,
+        )
+
     @property
     def problems(self) -> Path:
         """The list of what could not be embedded."""

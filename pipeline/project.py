@@ -37,6 +37,11 @@ class Project:
         return self._locate(Path(self.params.data.path))
 
     @property
+    def data_root(self) -> Path:
+        """The folder that paths of images are relative to: data.path, or the manifest's."""
+        return self.data if self.data.is_dir() else self.data.parent
+
+    @property
     def store(self) -> Path:
         """The embedding store: HEADSTART_STORE, or execution.store, shared by experiments."""
         store = os.environ.get("HEADSTART_STORE") or self.params.execution.store

@@ -14,14 +14,8 @@ def main() -> None:
     name = parser.parse_args().backbone
     project = open_project()
     project.backbone(name)
-    artifacts, data = project.artifacts, project.data
-    places = Places(
-        root=data if data.is_dir() else data.parent,
-        backbone=artifacts / "backbones" / name,
-        images=artifacts / "dataset" / "images.parquet",
-        embeddings=artifacts / "embeddings" / f"{name}.h5",
-        runs=artifacts / "runs",
-        store=project.store,
+    places = Places.of(
+        name, artifacts=project.artifacts, root=project.data_root, store=project.store
     )
     summary = extract(places, project.params.execution, max_failed=project.params.data.max_failed)
     print(describe(name, summary, places))

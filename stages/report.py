@@ -9,10 +9,10 @@ from pipeline.project import open_project
 
 def main() -> None:
     project = open_project()
-    run, data = project.params.run, project.data
-    path = project.artifacts / "report.html"
-    root = data if data.is_dir() else data.parent
-    reporting.write(path, project.artifacts, root, backbones=run.backbones, heads=run.heads)
+    run, path = project.params.run, project.artifacts / "report.html"
+    reporting.write(
+        path, project.artifacts, project.data_root, backbones=run.backbones, heads=run.heads
+    )
     print(f"open {path.relative_to(project.root)}")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import embeddings, evaluation
+from pipeline import dataset, embeddings, evaluation, files
 from pipeline.cli import check, dvc, main
+from pipeline.dataset import Problem
 from tests.conftest import ROOT, Outcome, edit_yaml, make_photos
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 
@@ -283,6 +284,31 @@ def test_results__dvc_would_run_stages__end_with_a_line_that_says_so(
     done = desk.headstart("results")
     assert (done.code, done.err) == (0, "")
     assert done.out == f"{evaluation.describe(SUMMARY)}\n\n{line}\n"
+
+
+def test_results__images_left_out__are_a_table_for_each_list(desk):
+    put_metrics(desk, json.dumps(SUMMARY))
+    artifacts = desk.folder / "artifacts"
+    for name, reason in {
+        "dataset/problems.csv": "empty",
+        "embeddings/raw.problems.csv": "cut",
+    }.items():
+        dataset.write_problems(artifacts / name, [Problem("a.jpg", "", reason, "")])
+    dataset.write_problems(artifacts / "embeddings/other.problems.csv", [Problem("b", "", "x", "")])
+    lines = desk.headstart("results").out.splitlines()
+    assert lines[-5:] == [
+        "left out: 1; see artifacts/dataset/problems.csv",
+        "  empty  1  a.jpg",
+        "",
+        "left out: 1; see artifacts/embeddings/raw.problems.csv",
+        "  cut  1  a.jpg",
+    ]
+
+
+def test_results__damaged_list_of_problems__is_exit_4_and_one_line(desk):
+    put_metrics(desk, json.dumps(SUMMARY))
+    files.write_bytes(desk.folder / "artifacts/dataset/problems.csv", b"nonsense\n1,2,3\n")
+    assert "problems.csv is damaged" in desk.refused(4, "results")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"raw": 3}', '{"raw": {"dummy": []}}'])

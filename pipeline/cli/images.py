@@ -2,6 +2,7 @@
 
 from pipeline import changes
 from pipeline.changes import KINDS, Changes
+from pipeline.dataset import on_one_line
 from pipeline.errors import InputError
 from pipeline.formats import Listing
 from pipeline.project import Project
@@ -71,4 +72,4 @@ def _say_unusable(listing: Listing, absent: list[str], unseen: list[str]) -> Non
 def _say(paths: list[str], words: str) -> None:
     if paths:
         more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-        print(f"images: {len(paths)} {words}: {', '.join(paths[:SHOWN])}{more}")
+        print(f"images: {len(paths)} {words}: {', '.join(map(on_one_line, paths[:SHOWN]))}{more}")

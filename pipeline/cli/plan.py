@@ -114,15 +114,7 @@ def _cost(
 
 
 def _places(project: Project, name: str) -> Places:
-    artifacts, data = project.artifacts, project.data
-    return Places(
-        root=data if data.is_dir() else data.parent,
-        backbone=artifacts / "backbones" / name,
-        images=artifacts / "dataset" / "images.parquet",
-        embeddings=artifacts / "embeddings" / f"{name}.h5",
-        runs=artifacts / "runs",
-        store=project.store,
-    )
+    return Places.of(name, artifacts=project.artifacts, root=project.data_root, store=project.store)
 
 
 def _needs(

@@ -1,9 +1,11 @@
-"""`headstart results`: the table of heads, and where the report lies."""
+"""`headstart results`: the table of heads, what was left out, and where the report lies."""
 
 import json
+from collections.abc import Iterator
 
 from pipeline import evaluation
 from pipeline.cli import dvc
+from pipeline.dataset import problem_table, read_problems
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.project import Project, open_project
 
@@ -20,6 +22,8 @@ def run() -> int:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro evaluate'") from None
     print(table)
+    for lines in _left_out(project):
+        print("", *lines, sep="\n")
     report = artifacts / "report.html"
     if report.exists():
         print(f"\nreport: {report}")
@@ -27,6 +31,21 @@ def run() -> int:
         stages = "stage" if len(changed) == 1 else "stages"
         print(f"\nold: {stages} {', '.join(changed)} changed since; run 'dvc repro'")
     return 0
+
+
+def _left_out(project: Project) -> Iterator[list[str]]:
+    """The table of problems of prepare, and of each backbone of the run."""
+    lists = [f"embeddings/{name}.problems.csv" for name in project.params.run.backbones]
+    for name in ("dataset/problems.csv", *lists):
+        path = project.artifacts / name
+        if not path.exists():
+            continue
+        try:
+            problems = read_problems(path)
+        except (TypeError, ValueError) as error:
+            raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro'") from None
+        if problems:
+            yield problem_table(problems, f"artifacts/{name}")
 
 
 def _changed_since(project: Project) -> list[str]:

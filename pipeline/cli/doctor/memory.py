@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 PROCESS = 5 * 10**8
 """Bytes that a process with a model takes, about."""
 
-PIXEL = 6
-"""Bytes a pixel while an image is decoded and converted, about."""
+PIXEL = 18
+"""Most bytes a pixel while an image is decoded: those of a WebP; see docs/images.md."""
 
 FILES = 1024, 4096
 """Open files that a run may come to need, and what to ask for."""
