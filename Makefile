@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 STAMP := .venv/.headstart
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -17,10 +18,10 @@ repro: setup  ## run the pipeline and print the table of heads
 	@headstart results
 
 test: setup  ## the fast tests, a few minutes
-	python -m pytest
+	python -m pytest $(PARALLEL)
 
 test-all: setup  ## every test, the slow ones too
-	python -m pytest -m ""
+	python -m pytest $(PARALLEL) -m ""
 
 check: setup  ## lint and type-check
 	ruff check .

@@ -136,6 +136,14 @@ def make_photos(folder: Path, classes=("cat", "dog", "owl"), each: int = 12) -> 
     return folder
 
 
+LONGEST_FIRST = ("test_pipeline.py", "test_docs.py", "test_doctor.py", "test_interrupts.py")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Files that take long begin first, so that no core is idle at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images, where they are at hand."""

@@ -25,9 +25,10 @@ EVERYTHING = "\n".join(DOCS.values())
 
 
 def commands() -> list[str]:
-    """Lines after `$ ` in console blocks, in the order of the docs."""
+    """Lines after `$ ` in console blocks, each once, in the order of the docs."""
     blocks = re.findall(r"```console\n(.*?)```", EVERYTHING, re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return list(dict.fromkeys(line[2:] for line in lines if line.startswith("$ ")))
 
 
 @pytest.mark.parametrize(

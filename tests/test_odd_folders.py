@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -323,8 +324,10 @@ LIST = "sys.exit(errors.exit_status(lambda: print(formats.list_data(Path(sys.arg
 @pytest.fixture
 def opened(tmp_path) -> Path:
     """A folder that every user may enter."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    above = Path(tempfile.gettempdir()).resolve()
+    for folder in (tmp_path, *tmp_path.parents):
+        if above in folder.parents:
+            folder.chmod(0o755)
     return tmp_path
 
 

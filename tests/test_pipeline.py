@@ -189,6 +189,7 @@ def test_train__when_it_runs__loads_no_torch_onnxruntime_or_dask(project):
     assert not names & {"torch", "onnxruntime", "dask", "distributed"}
 
 
+@pytest.mark.slow
 def test_experiments__swept_and_queued__share_the_store(project):
     shards = sorted((project.folder / "artifacts" / ".store").rglob("*.h5"))
     assert shards
@@ -243,6 +244,7 @@ def tracked(project: Project) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_two_clean_runs__other_workers_threads_and_batch__are_byte_identical(tmp_path):
     """The default backbone, its real weights, in two folders."""
     results = []
