@@ -141,7 +141,7 @@ def test_stage__interrupted_here_and_there__says_how_to_go_on_and_does(project, 
 
 
 def test_stage__impatient_user__is_told_once(project):
-    try_moments(project, "extract raw", [0.6], times=5)
+    try_moments(project, "extract raw", [0.2, 0.5], times=5)
 
 
 @pytest.mark.slow
