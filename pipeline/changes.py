@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import dataset, snapshot
-from pipeline.errors import ImageError, IntegrityError
+from pipeline import dataset, files, snapshot
+from pipeline.errors import ImageError, IntegrityError, is_shortage
 from pipeline.formats import Listing
-from pipeline.headers import SNIFF_BYTES, sniff
+from pipeline.images.headers import SNIFF_BYTES, sniff
 from pipeline.snapshot import ABSENT, ANY, UNKNOWN, UNREADABLE, Snapshot
 
 KINDS = {
@@ -87,9 +87,8 @@ def prepared(artifacts: Path) -> Prepared | None:
 def _problems(path: Path) -> list[dataset.Problem]:
     try:
         return dataset.read_problems(path)
-    except (OSError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise IntegrityError(f"{path} is damaged ({why}); run 'dvc repro -f prepare'") from None
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
 
 
 NOTHING = Snapshot((), np.empty(0, np.int64), np.empty(0, np.int64))
@@ -138,12 +137,14 @@ def unsupported(root: Path, paths: Sequence[str]) -> list[str]:
 
 
 def begins_as_image(path: str) -> bool | None:
-    """By its first bytes; None where it cannot be opened. Waits where it is a pipe."""
+    """By its first bytes; None where it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with files.open_plain(path) as file:
             sniff(file.read(SNIFF_BYTES))
-    except ImageError:
-        return False
-    except (OSError, ValueError):
+    except ImageError as error:
+        return None if error.reason == "unreadable" else False
+    except OSError as error:
+        if is_shortage(error):
+            raise
         return None
     return True

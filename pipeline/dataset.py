@@ -21,7 +21,7 @@ Digests = npt.NDArray[np.bytes_]
 TOP_REASONS = 8
 """How many reasons a table on the terminal has."""
 
-EXAMPLE_WIDTH = 100
+EXAMPLE_WIDTH = 120
 """How long the example of each may be, in characters."""
 
 PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
@@ -171,8 +171,12 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
 
 
 def read_problems(path: Path) -> list[Problem]:
-    """Read a problems.csv."""
-    return [Problem(**row) for row in files.read_csv(path)]
+    """Read a problems.csv. Raises IntegrityError where it is not one, FileNotFoundError."""
+    try:
+        return [Problem(**row) for row in files.read_csv(path)]
+    except (TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise IntegrityError(f"{path} is damaged ({why}); delete it and run 'dvc repro'") from None
 
 
 def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> None:

@@ -18,9 +18,11 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 INTERRUPTED = 130
 
@@ -28,6 +30,7 @@ REPEAT_SECONDS = 3.0
 """A Ctrl-C this soon after another is the same wish, and must not cut the tidying short."""
 
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -115,6 +118,12 @@ def _exit_status(run: Callable[[], int | None]) -> int:
                 f"{error.filename}: {error.strerror}; correct the path or its permissions",
                 ConfigurationError.exit_code,
             )
+        if is_shortage(error):
+            return _fail(
+                f"{error.strerror or error}; type 'ulimit -n 4096' for more open files, or lower "
+                "execution.threads or execution.workers in params.yaml",
+                ResourceError.exit_code,
+            )
         if error.errno not in _OUT_OF_SPACE:
             raise
         place = f" at {error.filename}" if error.filename else ""
@@ -124,12 +133,19 @@ def _exit_status(run: Callable[[], int | None]) -> int:
         )
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error is this machine's, not that of the file or image that happened to meet it."""
+    return isinstance(error, OSError) and error.errno in _SHORTAGE
+
+
 def hear_interrupts() -> None:
     """Have Ctrl-C end with one line from here on, also while modules are still being imported.
 
     Further ones within REPEAT_SECONDS are taken as the first. For the main thread of a program;
     the processes that it starts through multiprocessing leave Ctrl-C to it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return
     if "--multiprocessing-fork" in sys.orig_argv:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return
@@ -143,14 +159,27 @@ def hear_interrupts() -> None:
             raise KeyboardInterrupt
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if _interrupts:
-            _interrupted()
-        else:
+        if not _interrupts:
             default(kind, error, trace)
+            return
+        code = _interrupted()
+        sys.stderr.flush()
+        os._exit(code)  # left to itself, Python would end by the signal, and with its code
 
     signal.signal(signal.SIGINT, interrupt)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the work is done by then
     sys.excepthook = hook
+
+
+def leave(code: int) -> NoReturn:
+    """End a stage's process with `code`, or as interrupted where Ctrl-C comes while it ends.
+
+    DVC does not hear Ctrl-C while a stage runs: one that is lost here would start the next stage.
+    """
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to end without the rest
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED if _interrupts else code)
 
 
 _interrupts: list[float] = []

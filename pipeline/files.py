@@ -6,10 +6,13 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipeline.errors import ImageError, is_shortage
 
 PARTIAL = ".partial"
 """Ending of what a killed run may leave behind; .dvcignore and .gitignore name it."""
@@ -37,6 +40,30 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
     except BaseException:
         _remove(beside)
         raise
+
+
+def open_plain(path: str | Path) -> io.FileIO:
+    """Open a plain file for reading, without waiting for a writer where it is a pipe.
+
+    Raises ImageError `unreadable`, and OSError where this machine is short of something.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if is_shortage(error):
+            raise
+        raise ImageError("unreadable", _why(path, error)) from None
+    file = io.FileIO(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise ImageError("unreadable", "not a plain file")
+    return file
+
+
+def _why(path: str | Path, error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return "a link to a file that is not there"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def sync(path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline import dataset, embeddings, files, frozen, hdf5
 from pipeline.changes import begins_as_image
 from pipeline.cluster import cores
 from pipeline.dataset import Images
-from pipeline.errors import HeadstartError, InputError
+from pipeline.errors import HeadstartError, InputError, is_shortage
 from pipeline.extraction import Places, extract
 from pipeline.formats import Listing
 from pipeline.frozen import FrozenBackbone
@@ -102,9 +102,10 @@ def _hashed(root: Path, paths: list[str]) -> dict[str, str]:
 def _digest(path: Path) -> str | None:
     """None where prepare will say what is wrong with it."""
     try:
-        usable = path.is_file() and begins_as_image(str(path))  # a pipe would wait for a writer
-        return files.sha256_of(path) if usable else None
-    except (OSError, ValueError):
+        return files.sha256_of(path) if begins_as_image(str(path)) else None
+    except OSError as error:
+        if is_shortage(error):
+            raise
         return None
 
 
@@ -146,8 +147,7 @@ def cost(images: Images, places: Places, execution: ExecutionParams) -> Cost:
 
 def _failing(places: Places) -> dataset.Digests:
     """Images that the last run could not decode."""
-    path = places.embeddings.with_name(f"{places.backbone.name}.problems.csv")
-    problems = dataset.read_problems(path) if path.exists() else []
+    problems = dataset.read_problems(places.problems) if places.problems.exists() else []
     return dataset.digests(one.sha256 for one in problems if one.reason not in _OF_THE_MOMENT)
 
 

@@ -1,5 +1,7 @@
 """What a worker does: the images of a shard -> their vectors, in the store."""
 
+import os
+import socket
 import threading
 import time
 import weakref
@@ -11,8 +13,8 @@ import numpy as np
 
 from pipeline import dataset, frozen, runtimes
 from pipeline.dataset import Problem
-from pipeline.decoding import Decoders
-from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.decoding import Decoders, Stopped
+from pipeline.errors import ClusterError, ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
 from pipeline.runtimes import Runtime
@@ -65,8 +67,10 @@ def embed_shard(shard: Shard) -> ShardResult:
     """Embed a shard's images and put them in the store; the whole of a worker's task.
 
     Raises IntegrityError where this machine's backbone or probe is not what the record says,
-    ResourceError where it is short of memory or files.
+    OSError or ResourceError where it is short of files or processes, ClusterError where it has
+    not got the images' folder.
     """
+    _check_root(shard.context.root)
     loaded = _loaded(shard.context)
     store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.probe)
@@ -93,6 +97,15 @@ def embed_shard(shard: Shard) -> ShardResult:
     return ShardResult(len(names), tuple(problems), seconds, started)
 
 
+def _check_root(root: str) -> None:
+    """A worker without the images would list its share of them as unreadable."""
+    if not os.path.isdir(root):
+        raise ClusterError(
+            f"the images' folder {root} is not there on {socket.gethostname()}; mount it as the "
+            "others have it, then run the same command to go on"
+        )
+
+
 def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array:
     """The vectors, one a name, in the storage dtype; refused where they do not fit it."""
     with np.errstate(over="ignore"):
@@ -110,13 +123,21 @@ def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array
 
 
 _loading = threading.Lock()
+_opening = threading.Lock()
 _open: "weakref.WeakSet[Decoders]" = weakref.WeakSet()
 
 
 def _loaded(context: Context) -> _Loaded:
-    """The backbone on this process's device, and its decoders; made once a process."""
+    """The backbone on this process's device, and its decoders; made once a process.
+
+    Raises Stopped where `stop` came while it was being loaded.
+    """
     with _loading:
-        return _load(context)
+        loaded = _load(context)
+        if loaded.decoders.closed:
+            _load.cache_clear()
+            raise Stopped
+        return loaded
 
 
 @lru_cache(maxsize=4)
@@ -128,7 +149,8 @@ def _load(context: Context) -> _Loaded:
             f"{context.fingerprint} where the run began; give both the same folder"
         )
     decoders = Decoders(Path(context.root), backbone.preprocessing)
-    _open.add(decoders)
+    with _opening:
+        _open.add(decoders)
     runtime = runtimes.load(backbone, device=context.device, batch_size=context.batch_size)
     probe = runtime.embed(frozen.probe_pixels(backbone.preprocessing))
     if not np.isfinite(probe).all():
@@ -138,7 +160,9 @@ def _load(context: Context) -> _Loaded:
 
 def stop() -> None:
     """End this process's decoders: shards at work end at their current image, without result."""
-    for decoders in list(_open):
+    with _opening:
+        running = list(_open)
+    for decoders in running:
         decoders.close()
     _load.cache_clear()
 

@@ -1,9 +1,7 @@
 """Score every head of the run: -> artifacts/evaluation/."""
 
-import sys
-
 from pipeline import evaluation
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
 
@@ -16,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,9 +1,8 @@
 """Embed every image with one frozen backbone: -> artifacts/embeddings/<b>.h5."""
 
 import argparse
-import sys
 
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.extraction import Places, describe, extract
 from pipeline.project import open_project
 
@@ -22,4 +21,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,11 +1,10 @@
 """Freeze one backbone: params, weights -> artifacts/backbones/<b>/."""
 
 import argparse
-import sys
 
 from pipeline import files
 from pipeline.backbones import freezing
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
 
@@ -21,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,9 +1,7 @@
 """Hash, check and split the images: data.path -> artifacts/dataset/."""
 
-import sys
-
 from pipeline import preparation, snapshot
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.formats import list_data
 from pipeline.project import open_project
 
@@ -21,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,9 +1,7 @@
 """Show what the run found: -> artifacts/report.html, one file that opens offline."""
 
-import sys
-
 from pipeline import reporting
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
 
@@ -17,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

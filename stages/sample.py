@@ -1,6 +1,5 @@
 """Write scikit-learn's bundled digits as PNG files: -> artifacts/sample/{train,test}/<digit>/."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from pipeline import files
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.project import SAMPLE, open_project
 
 TEST_SHARE = 0.3
@@ -39,4 +38,4 @@ def write_digits(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,10 +1,9 @@
 """Train one head on one backbone's embeddings: -> artifacts/heads/<b>/<h>.joblib, .json."""
 
 import argparse
-import sys
 
 from pipeline import dataset, embeddings, heads, selection
-from pipeline.errors import exit_status
+from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
 
@@ -25,4 +24,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main))
+    leave(exit_status(main))

@@ -1,13 +1,16 @@
 """Makes the probe's images, once; run again it makes a new probe, and so new fingerprints.
 
-python tests/make_probe.py pipeline/probe
+python -m tests.make_probe pipeline/probe
 """
 
+import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tests.image_files import bmp, bmp_rows, chunk, png_of, tiff_of
 
 ORIENTATION = 0x0112
 
@@ -49,6 +52,29 @@ def save_all(folder: Path) -> None:
     scene(12, 72, 64).save(folder / "lossy.webp", quality=80)
     scene(13, 24, 32).save(folder / "rgb.bmp")
     scene(14, 32, 32).save(folder / "lzw.tiff", compression="tiff_lzw")
+    for name, content in corrected().items():
+        (folder / name).write_bytes(content)
+
+
+def corrected() -> dict[str, bytes]:
+    """Kinds that Pillow by itself reads wrong: a change in how they are corrected shows here."""
+    grey = [np.asarray(scene(seed, 40, 48).convert("L")) for seed in range(15, 20)]
+    colour = np.asarray(scene(20, 40, 48)).astype(np.uint16) * 256 + 7
+    clear = chunk(b"tRNS", struct.pack(">H", 5))
+    clear16 = chunk(b"tRNS", struct.pack(">3H", *colour[9, 9]))
+    planes = colour[:, ::-1].copy()
+    floats = (grey[2] / np.float32(255)).astype(np.float32)
+    two = (grey[3] > 90).astype(np.uint8)
+    black_white = bytes(4) + b"\xff" * 4
+    return {
+        "white_is_zero.tiff": tiff_of(grey[0].astype(np.uint16) * 200, 0),
+        "clear4.png": png_of(grey[1] >> 4, 4, 0, clear),
+        "clear16.png": png_of(colour, 16, 2, clear16),
+        "floats.tiff": tiff_of(floats, 1, order=">", compression=8),
+        "two_colours.bmp": bmp(48, 40, 8, bmp_rows(two, 8), palette=black_white, colours=2),
+        "planes16.tiff": tiff_of(planes, 2, planar=True),
+        "twelve_bits.tiff": tiff_of(grey[4].astype(np.uint16) * 16, 1, bits=12),
+    }
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 
 from pipeline.errors import ImageError
-from pipeline.headers import sniff
 from pipeline.images import decode
+from pipeline.images.headers import sniff
 
 SIDES = (0, 1, 2, 7, 8, 9, 16, 17, 63, 64, 65, 100, 255, 256, 257, 1000, 4096, 9_999, 10_001, 20_000, 65_535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)  # fmt: skip
 """Widths, heights and lengths to claim."""

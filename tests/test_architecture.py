@@ -14,7 +14,7 @@ from tests.closure import ROOT
 LEVELS = [
     {"errors", "files"},
     {"params"},
-    {"images", "headers", "tiff", "grey", "complaints", "dataset", "snapshot", "splitting"},
+    {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
@@ -49,8 +49,7 @@ HOMES = {
         "stages/sample.py",
     },
     "PIL": {
-        "pipeline/images.py",
-        "pipeline/tiff.py",
+        "pipeline/images/",
         "pipeline/reporting/",
         "pipeline/cli/doctor/trial.py",
         "stages/sample.py",

@@ -1,6 +1,7 @@
 """The `headstart` command, called in this process where that will do."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,34 @@ def test_check__from_a_folder_below__finds_the_project(desk, monkeypatch):
 
 def test_check__files_that_will_be_left_out__are_counted(desk):
     (desk.folder / "photos" / "stray.png").write_bytes(b"lies in no class")
-    assert "data: 9 files in 3 classes, 1 left out" in desk.headstart("check").out
+    assert desk.headstart("check").out.splitlines()[:3] == [
+        "data: 9 files in 3 classes",
+        "left out: 1; see artifacts/dataset/problems.csv, once prepare ran",
+        "  no_label  1  stray.png: lies in no class folder",
+    ]
+
+
+def test_check__names_at_which_dvc_stops__are_refused_and_the_command_mends_it(desk):
+    """DVC reads a pipe for ever, and ends with an error at a link to nothing or a name of no text."""
+    cat = desk.folder / "photos" / "cat"
+    os.mkfifo(cat / "a pipe.png")
+    (cat / "dangling.png").symlink_to("nowhere")
+    (cat / "loop.png").symlink_to("loop.png")
+    with open(os.fsencode(cat) + b"/caf\xe9.png", "wb"):
+        pass
+    for command in (["check"], ["check", "--images"], ["plan"]):
+        line = desk.refused(3, *command)
+        assert "4 of its names are links to nothing, pipes or no UTF-8" in line
+    while "; delete or rename each, such as: " in (line := desk.headstart("check").err):
+        mend = line.partition("such as: ")[2].strip().partition(" and ")[0]
+        subprocess.run(["bash", "-c", mend], check=True)
+    assert desk.headstart("check").code == 0
+    assert "data: 9 files in 3 classes" in desk.headstart("check").out
+
+
+def test_check__store_that_is_a_file__is_refused(desk, monkeypatch):
+    monkeypatch.setenv("HEADSTART_STORE", str(desk.folder / "params.yaml"))
+    assert "params.yaml is no folder; set execution.store" in desk.refused(2, "check")
 
 
 def test_check__what_was_decided_about_the_data__is_said(desk):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline import decoding
-from pipeline.decoding import Decoder, Decoders, Stopped
+from pipeline.decoding import Decoder, Decoders, Stopped, child
 from pipeline.errors import ResourceError
 from pipeline.images import Preprocessing, preprocess
 
@@ -48,6 +48,9 @@ def load(image):
         raise MemoryError
     if image.width == 108:
         os._exit(7)
+    if image.width == 109 and not os.path.exists("late"):
+        open("late", "w").close()
+        time.sleep(1e6)
     return real(image)
 
 ImageFile.ImageFile.load = load
@@ -144,7 +147,7 @@ def test_decode__file_that_changed_vanished_or_is_none__is_listed_with_its_reaso
 def test_decode__file_of_more_bytes_than_any_image_needs__is_not_read(photos):
     with (photos / "huge.tif").open("wb") as file:
         file.write(b"II*\0")
-        file.truncate(decoding.MAX_BYTES + 1)
+        file.truncate(child.MAX_BYTES + 1)
     assert reasons(decode(photos, [("0" * 64, "huge.tif")])) == {"huge.tif": "too_many_bytes"}
 
 
@@ -160,7 +163,7 @@ def test_decode__odd_name__is_read(photos, name):
     [
         (101, "crashed", "SIGSEGV"),
         (102, "timeout", "0.5 s of a processor"),
-        (103, "timeout", "2.0 s"),
+        (103, "timeout", "2 s"),
         (108, "crashed", "exit code 7"),
     ],
 )
@@ -192,14 +195,48 @@ def test_decode__decoder_that_crashed_once__is_given_a_second_try(spiteful, phot
     assert (tmp_path / "once").exists()
 
 
-def test_decode__decoder_that_the_system_kills__is_no_fault_of_the_image(spiteful, photos):
-    with pytest.raises(ResourceError, match=r"bad\.png was killed twice.*lower execution\.threads"):
-        decode(photos, [picture(photos, "bad.png", 105)])
+@pytest.mark.parametrize("width", [105, 107])
+def test_decode__image_that_memory_does_not_suffice_for__is_listed_after_a_second_try(
+    spiteful, photos, width
+):
+    batch = decode(photos, [picture(photos, "bad.png", width), picture(photos, "b.png", 50)])
+    assert reasons(batch) == {"bad.png": "out_of_memory"}
+    assert "execution.threads" in batch.failed[0][3]
+    assert len(batch.sha256) == 1
 
 
-def test_decode__memory_ran_out__is_no_fault_of_the_image(spiteful, photos):
-    with pytest.raises(ResourceError, match=r"bad\.png cannot be read: memory ran out; lower"):
-        decode(photos, [picture(photos, "bad.png", 107)])
+def test_decode__machine_that_was_suspended__loses_no_image(spiteful, photos, tmp_path):
+    batch = decode(photos, [picture(photos, "late.png", 109)])
+    assert batch.failed == []
+    assert (tmp_path / "late").exists()
+
+
+def test_decode__decoder_that_does_not_start__is_one_error_and_blames_no_image(photos, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(
+        ResourceError, match=r"does not start \(exit code 1\); run 'headstart doctor'"
+    ):
+        decode(photos, [picture(photos, "a.png", 50), picture(photos, "b.png", 60)])
+
+
+def test_decode__child_that_ended_for_lack_of_questions__is_started_again(photos):
+    image = picture(photos, "a.png", 50)
+    decoders = Decoders(photos, RECIPE)
+    with decoders.borrow() as decoder:
+        decoder.decode([image])
+        decoder._child.terminate()  # as it does after child.IDLE_SECONDS
+        decoder._child.wait(10)
+        batch = decoder.decode([image])
+    decoders.close()
+    assert batch.sha256 == [image[0]]
+
+
+def test_question__none_for_long__ends_the_child(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(child, "IDLE_SECONDS", 0.05)
+    with os.fdopen(reader) as silent, os.fdopen(writer, "w"):
+        monkeypatch.setattr(sys, "stdin", silent)
+        assert child._question() == b""
 
 
 def test_decode__library_that_prints__breaks_no_answer(spiteful, photos, capfd):
@@ -218,8 +255,8 @@ def test_read__machine_out_of_files__is_not_blamed_on_the_image(photos, monkeypa
         return open_(path, *rest)
 
     monkeypatch.setattr(os, "open", full)
-    answer, pixels = decoding._serve(photos / name, sha256, RECIPE)
-    assert answer["machine"] == "Too many open files"
+    answer, pixels = child.serve(photos / name, sha256, RECIPE, (9, 9))
+    assert (answer["machine"], answer["errno"]) == ("Too many open files", errno.EMFILE)
     assert pixels == b""
 
 
@@ -241,6 +278,25 @@ def test_borrow__two_threads_at_once__have_a_child_each(photos):
     with decoders.borrow() as again:
         assert again in (one, other)
     decoders.close()
+
+
+def test_borrow__error_while_at_work__ends_that_child_and_keeps_none(photos):
+    decoders = Decoders(photos, RECIPE)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="ours"), decoders.borrow():
+            raise ValueError("ours")
+    assert decoders._all == decoders._idle == []
+
+
+def test_close__while_a_child_is_being_replaced__leaves_none(photos, monkeypatch):
+    decoder = Decoder(photos, RECIPE)
+    image = picture(photos, "a.png", 50)
+    decoder.decode([image])
+    decoder.close()
+    with pytest.raises(Stopped):
+        decoder.decode([image])
+    decoder.reap()
+    assert decoder._child.returncode is not None
 
 
 def test_close__decoder_at_work__is_stopped_at_once(spiteful, photos):
@@ -286,7 +342,7 @@ def test_child__parent_that_dies__takes_it_along(photos, sign):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     ) as parent:
-        child = psutil.Process(int(parent.stdout.readline()))
+        started = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(sign)
-    psutil.wait_procs([child], timeout=5)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    psutil.wait_procs([started], timeout=5)
+    assert not started.is_running() or started.status() == psutil.STATUS_ZOMBIE

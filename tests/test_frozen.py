@@ -1,17 +1,20 @@
 """A frozen backbone's record: its identity, and what is refused when it does not hold."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pipeline import files, frozen
+from pipeline import files, frozen, images
 from pipeline.errors import IntegrityError
 from pipeline.frozen import TOLERANCE, Drift, FrozenBackbone
 from pipeline.images import Preprocessing
 from tests.frozen_fixtures import edit_record, pixels
+from tests.make_probe import corrected
 
 __all__ = ["pixels"]
 
@@ -199,6 +202,20 @@ def test_probe__images__cover_what_decoders_differ_in_and_are_told_apart():
     assert images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == len(images)
     assert not images.flags.writeable
+
+
+@pytest.mark.parametrize("name", sorted(corrected()))
+def test_probe__kinds_that_pillow_reads_wrong__are_in_it_and_come_out_otherwise(name):
+    """So a change in how they are corrected is another fingerprint."""
+    content = (frozen.PROBE / name).read_bytes()
+    assert content == corrected()[name]
+    ours = images.decode(content).astype(int)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            by_itself = np.asarray(image.convert("RGB")).astype(int)
+    except OSError:
+        return  # refused, where ours is decoded
+    assert np.abs(ours - by_itself).max() > 0
 
 
 def test_probe__hidden_file_beside_it__changes_nothing(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline import images
 from pipeline.errors import ImageError
-from pipeline.headers import FORMATS, SNIFF_BYTES, sniff
 from pipeline.images import Preprocessing, decode, preprocess
+from pipeline.images.headers import FORMATS, SNIFF_BYTES, sniff
 from tests.image_files import ORIENTATION, chunk, noise, png, png_of, saved, tiff_of
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import ImageError
-from pipeline.headers import FORMATS, sniff
 from pipeline.images import decode
+from pipeline.images.headers import FORMATS, sniff
 from tests.image_files import (
     UPRIGHT,
     bmp,

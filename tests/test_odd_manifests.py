@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import io
 import os
+import subprocess
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -101,10 +102,16 @@ def test_manifest__utf16_big_endian__is_read(tmp_path):
     assert labels(listed(tmp_path, codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"))) == ["a", "b"]
 
 
-def test_manifest__utf16_without_its_mark__says_what_to_type(tmp_path):
-    line = refused(tmp_path, PLAIN.encode("utf-16-le"))
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE"])
+def test_manifest__utf16_without_its_mark__says_what_to_type_and_that_helps(tmp_path, encoding):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    line = refused(folder, PLAIN.encode(encoding))
     assert "line 1 holds NUL bytes" in line
-    assert "iconv -f UTF-16LE -t UTF-8 m.csv > utf8.csv" in line
+    command = line.partition("save it as UTF-8: ")[2]
+    assert command.startswith(f"iconv -f {encoding} -t UTF-8 '")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (folder / "utf8.csv").read_text() == PLAIN
 
 
 @pytest.mark.parametrize("rows_before", [0, 3, 5000])
@@ -113,7 +120,7 @@ def test_manifest__not_utf8__names_byte_and_line_and_guesses_nothing(tmp_path, r
     line = refused(tmp_path, before.encode() + "x,café\n".encode("latin-1"))
     offset = len(before) + 5
     assert f"m.csv: byte {offset:,} in line {rows_before + 2:,}, 0xe9, is not UTF-8" in line
-    assert "iconv -f ENCODING -t UTF-8 m.csv > utf8.csv" in line
+    assert f"iconv -f ENCODING -t UTF-8 {tmp_path}/m.csv > {tmp_path}/utf8.csv" in line
 
 
 def test_manifest__mark_and_then_not_utf8__names_the_byte_of_the_file(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -13,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import Split, read_images, read_labels, read_problems
-from pipeline.errors import InputError
+from pipeline.errors import InputError, exit_status
 from pipeline.formats import Listing, list_data
 from pipeline.params import SplitParams
-from pipeline.preparation import Prepared, describe, prepare, reading, write
+from pipeline.preparation import Prepared, describe, prepare, write
 
 DEFAULT = SplitParams()
 FILES = ("images.parquet", "labels.parquet", "problems.csv", "summary.json")
@@ -169,18 +170,32 @@ def test_prepare__manifest_rows_without_a_usable_file__are_unreadable(tmp_path):
 
 def test_prepare__file_that_may_not_be_read__is_unreadable(tmp_path, monkeypatch):
     root = put(tmp_path, class_folders())
-    opened = open
+    opened = os.open
 
     def refuse(path, *arguments, **options):
         if str(path).endswith("a/0.png"):
             raise PermissionError(13, "Permission denied", str(path))
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr(reading, "open", refuse, raising=False)
+    monkeypatch.setattr(os, "open", refuse)
     result = prepared(root)
     assert [(p.path, p.reason, p.detail) for p in result.problems] == [
         ("a/0.png", "unreadable", "Permission denied")
     ]
+
+
+def test_prepare__machine_out_of_files__stops_and_blames_no_image(tmp_path, monkeypatch, capsys):
+    root = put(tmp_path, class_folders())
+    opened = os.open
+
+    def short(path, *arguments, **options):
+        if str(path).endswith("a/0.png"):
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", short)
+    assert exit_status(lambda: prepared(root) and 0) == 5
+    assert "Too many open files; type 'ulimit -n 4096'" in capsys.readouterr().err
 
 
 def test_prepare__sha256_of_the_manifest__is_believed(tmp_path):

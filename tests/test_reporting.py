@@ -463,7 +463,7 @@ class TestProvenance:
         assert "bad Huffman code" in text
 
     def test_problems__image_that_can_be_shown__stands_beside_its_row(self, case):
-        sha256 = case._photo("twice.png", (9, 9, 9))
+        sha256 = files.sha256_of(case.photos / "train/0/0.png")
         problem = Problem("twice.png", sha256, "conflicting_labels", "the same bytes are two")
         gone = Problem("gone.png", "1" * 64, "unreadable", "No such file")
         dataset.write_problems(case.artifacts / "dataset/problems.csv", [problem, gone])
@@ -474,7 +474,7 @@ class TestProvenance:
     def test_problems__image_that_no_decoder_survives__is_not_decoded_again(
         self, case, monkeypatch
     ):
-        sha256 = case._photo("bomb.png", (9, 9, 9))
+        sha256 = files.sha256_of(case.photos / "train/0/0.png")
         problem = Problem("bomb.png", sha256, "conflicting_labels", "the same bytes are two")
         crashed = Problem("bomb.png", sha256, "crashed", "the decoder crashed (SIGSEGV)")
         dataset.write_problems(case.artifacts / "dataset/problems.csv", [problem])
@@ -482,6 +482,12 @@ class TestProvenance:
         page = case.page()
         assert not page.having("img", **{"class": "small"})
         assert ["path", "reason", "detail"] in page.rows
+
+    def test_problems__file_that_was_never_embedded__is_not_decoded(self, case, monkeypatch):
+        sha256 = case._photo("../outside.png", (9, 9, 9))
+        problem = Problem("../outside.png", sha256, "outside_root", "not below the folder")
+        dataset.write_problems(case.artifacts / "dataset/problems.csv", [problem])
+        assert not case.page().having("img", **{"class": "small"})
 
     def test_data__splits_and_notes__are_shown(self, case):
         page = case.page()
@@ -580,7 +586,7 @@ class TestInputs:
         with pytest.raises(IntegrityError, match="is damaged") as caught:
             case.write()
         assert str(case.artifacts / path) in str(caught.value)
-        assert "run 'dvc repro -f " in str(caught.value)
+        assert "run 'dvc repro" in str(caught.value)
 
     @pytest.mark.parametrize("path", ["heads/small/knn.joblib", "backbones/small/model.onnx"])
     def test_report__file_not_as_recorded__is_refused(self, case, path):

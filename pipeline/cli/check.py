@@ -1,14 +1,22 @@
 """`headstart check`: everything that can be wrong before a run, without decoding an image."""
 
 import json
+import os
+import shlex
+from pathlib import Path
 
 from pydantic import BaseModel
 
 from pipeline import backbones, heads
-from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.dataset import problem_table
+from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.formats import FORMATS, Listing, list_data
 from pipeline.params import Params
 from pipeline.project import SAMPLE, Project, open_project
+
+LISTED = "artifacts/dataset/problems.csv, once prepare ran"
+SHOWN = 3
+"""How many names a message has."""
 
 TRACKED = ("data.format", "data.split", "data.max_failed", "run", "finetune")
 """Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
@@ -27,6 +35,7 @@ def run(*, images: bool = False) -> int:
     for name in project.params.run.backbones:
         if not _is_frozen(project, name):
             backbones.find(name, project.backbone(name), locate=project.locate)
+    check_store(project)
     listing = list_images(project)
     print(describe_data(listing))
     chosen = project.params.run
@@ -50,6 +59,15 @@ def check_heads(project: Project) -> None:
     """Raise ConfigurationError where an entry under heads is none that is known."""
     for name, head in project.params.heads.items():
         heads.recipe(name, head)
+
+
+def check_store(project: Project) -> None:
+    """Raise ConfigurationError where something else stands in the place of the store's folder."""
+    if project.store.exists() and not project.store.is_dir():
+        raise ConfigurationError(
+            f"{project.store} is no folder; set execution.store in params.yaml, or "
+            "HEADSTART_STORE where that is set, to one"
+        )
 
 
 def check_written(project: Project) -> None:
@@ -79,7 +97,32 @@ def list_images(project: Project) -> Listing | None:
     to_be_made = project.data == project.root / SAMPLE and not project.data.exists()
     if to_be_made and data.format in (None, *FORMATS):
         return None
-    return list_data(project.data, format=data.format, group=data.split.group)
+    listing = list_data(project.data, format=data.format, group=data.split.group)
+    if listing.stops_dvc:
+        raise InputError(_stops_dvc(listing))
+    return listing
+
+
+def _stops_dvc(listing: Listing) -> str:
+    names = listing.stops_dvc
+    shown = [_in_shell(listing.root / name) for name in names[:SHOWN]]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (
+        f"data.path: {len(names)} of its names are links to nothing, pipes or no UTF-8, at which "
+        f"DVC stops or waits for ever; delete or rename each, such as: rm {' '.join(shown)}{more}"
+    )
+
+
+def _in_shell(path: Path) -> str:
+    """A path as bash reads it, whatever bytes are in it."""
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in os.fsencode(path)
+    )
+    return f"$'{plain}'"
 
 
 def describe_data(listing: Listing | None) -> str:
@@ -87,6 +130,6 @@ def describe_data(listing: Listing | None) -> str:
     if listing is None:
         return f"data: {SAMPLE}, made by the stage sample"
     classes = {entry.label for entry in listing.entries}
-    left = f", {len(listing.problems)} left out" if listing.problems else ""
-    counts = f"data: {len(listing.entries)} files in {len(classes)} classes{left}"
-    return "\n".join([counts, *listing.notes])
+    counts = f"data: {len(listing.entries)} files in {len(classes)} classes"
+    left_out = problem_table(listing.problems, LISTED)
+    return "\n".join([counts, *listing.notes, *left_out])

@@ -12,6 +12,9 @@ from pipeline.errors import ConfigurationError
 
 STATUS = ("status", "--json")
 
+PATIENCE = 120
+"""Seconds after which DVC is taken to hang, as it does on a pipe among the data."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -84,7 +87,15 @@ def _ask(root: Path, *commands: tuple[str, ...]) -> list[str]:
         )
         for words in commands
     ]
-    answers = [process.communicate() for process in started]
+    try:
+        answers = [process.communicate(timeout=PATIENCE) for process in started]
+    except subprocess.TimeoutExpired:
+        raise ConfigurationError(
+            f"DVC cannot say what would run: it has not answered in {PATIENCE} s; run 'dvc status'"
+        ) from None
+    finally:
+        for process in started:
+            process.kill()
     for process, (_, err) in zip(started, answers, strict=True):
         if process.returncode != 0:
             errors = [line for line in err.splitlines() if line.startswith("ERROR: ")] or [err]

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import changes, files, planning
 from pipeline.changes import Changes
 from pipeline.cli import dvc
-from pipeline.cli.check import list_images
+from pipeline.cli.check import check_store, list_images
 from pipeline.cli.dvc import Outlook
 from pipeline.cli.images import BY_FORCE, seen_by_dvc
 from pipeline.dataset import Images
@@ -37,6 +37,7 @@ class Plan:
 def run(*, as_json: bool = False) -> int:
     """Print images, new ones, seconds, disk and stages. Raises ResourceError where it won't fit."""
     project, notes = open_project(), Notes()
+    check_store(project)
     listing = list_images(project)
     images, unseen = _images(project, listing, notes) if listing else (None, False)
     outlook = _outlook(project, notes, unseen=unseen)
@@ -67,10 +68,18 @@ def _images(project: Project, listing: Listing, notes: Notes) -> tuple[Images, b
     if count := len(todo.intersection(found.unseen) if digests else todo):
         notes.append(f"{_files(count)} hashed for this plan; nothing was written")
     images = planning.distinct_images(listing, project.params.data.split, digests)
+    now = set(images.sha256.astype(str))
+    if (
+        before
+        and not (found.count or project.data.is_dir())
+        and set(before.digests.values()) != now
+    ):
+        notes.append(f"files changed, which DVC does not see; {BY_FORCE}")
+        return images, True
     touched = len(found.kinds["touched"])
     if not before or not found.count or project.data.is_dir() or seen_by_dvc(project, found):
         return images, False
-    if found.count == touched and set(before.digests.values()) == set(images.sha256.astype(str)):
+    if found.count == touched and set(before.digests.values()) == now:
         return images, False
     notes.append(f"{_files(found.count)} changed, which DVC does not see; {BY_FORCE}")
     return images, True
@@ -181,7 +190,7 @@ def _stages(outlook: Outlook | None) -> list[str]:
         return []
     if not outlook.run:
         return ["stages: none, all is up to date"]
-    lines = [f"stages that will run: {_counted(outlook.run)}"]
+    lines = [f"stages that will run, or come from DVC's cache: {_counted(outlook.run)}"]
     if outlook.follow:
         lines.append(f"and where what they read changes: {_counted(outlook.follow)}")
     return lines

@@ -22,14 +22,13 @@ def run() -> int:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro evaluate'") from None
     print(table)
+    if old := _old(project):
+        print(f"\n{old}")
     for lines in _left_out(project):
         print("", *lines, sep="\n")
     report = artifacts / "report.html"
     if report.exists():
         print(f"\nreport: {report}")
-    if changed := _changed_since(project):
-        stages = "stage" if len(changed) == 1 else "stages"
-        print(f"\nold: {stages} {', '.join(changed)} changed since; run 'dvc repro'")
     return 0
 
 
@@ -38,19 +37,15 @@ def _left_out(project: Project) -> Iterator[list[str]]:
     lists = [f"embeddings/{name}.problems.csv" for name in project.params.run.backbones]
     for name in ("dataset/problems.csv", *lists):
         path = project.artifacts / name
-        if not path.exists():
-            continue
-        try:
-            problems = read_problems(path)
-        except (TypeError, ValueError) as error:
-            raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro'") from None
-        if problems:
+        if path.exists() and (problems := read_problems(path)):
             yield problem_table(problems, f"artifacts/{name}")
 
 
-def _changed_since(project: Project) -> list[str]:
-    """Stages that would run; none where DVC cannot say, for a table needs no DVC."""
+def _old(project: Project) -> str:
+    """A line where the table is old, or DVC cannot say; none outside a repository."""
     try:
-        return dvc.changed_stages(project.root)
-    except ConfigurationError:
-        return []
+        changed = dvc.changed_stages(project.root)
+    except ConfigurationError as error:
+        return f"old or not: {error}" if (project.root / ".dvc").is_dir() else ""
+    stages = "stage" if len(changed) == 1 else "stages"
+    return f"old: {stages} {', '.join(changed)} changed since; run 'dvc repro'" if changed else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.dataset import Problem, Split
-from pipeline.errors import ConfigurationError, InputError
+from pipeline.errors import ConfigurationError, InputError, is_shortage
 from pipeline.formats.listing import Entry, Listing, counted, quoted
 
 _LIKE_SPLITS = {
@@ -46,7 +46,7 @@ def folders(path: Path, group: str | None) -> Listing:
             padded += label != parts[0]
             entries.append(Entry(path=name, label=label, split=split))
     notes = _notes(tree, splits, padded)
-    return Listing(path, tuple(entries), tuple(problems), tuple(notes))
+    return Listing(path, tuple(entries), tuple(problems), tuple(notes), _stops_dvc(tree))
 
 
 @dataclass
@@ -59,6 +59,8 @@ class _Tree:
     """Folders that a link leads to, the first of each."""
     broken: list[str] = field(default_factory=list)
     """Links that lead to nothing, or in a circle."""
+    special: list[str] = field(default_factory=list)
+    """Pipes, sockets and devices."""
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -76,6 +78,8 @@ def _walk(root: Path) -> _Tree:
             found = sorted(_scan(root, inside))
             status = os.stat(root / inside)
         except OSError as error:
+            if is_shortage(error):
+                raise
             reason = error.strerror or str(error)
             if not inside:
                 raise ConfigurationError(
@@ -93,6 +97,7 @@ def _walk(root: Path) -> _Tree:
         tree.links += [inside] * is_link
         tree.files += [name for name, kind in found if not kind.folder]
         tree.broken += [name for name, kind in found if kind.broken]
+        tree.special += [name for name, kind in found if kind.special]
         todo += [(name, kind.link) for name, kind in reversed(found) if kind.folder]
     return tree
 
@@ -101,6 +106,7 @@ class _Kind(NamedTuple):
     folder: bool
     link: bool
     broken: bool
+    special: bool
 
 
 def _scan(root: Path, inside: str) -> Iterator[tuple[str, _Kind]]:
@@ -113,7 +119,8 @@ def _scan(root: Path, inside: str) -> Iterator[tuple[str, _Kind]]:
             link = one.is_symlink()
             folder = os.path.isdir(one.path) if link else one.is_dir()
             broken = link and not folder and not os.path.exists(one.path)
-            yield above + one.name, _Kind(folder, link, broken)
+            special = not (folder or broken or one.is_file())
+            yield above + one.name, _Kind(folder, link, broken, special)
 
 
 def _split_folders(path: Path, tree: _Tree) -> bool:
@@ -165,6 +172,12 @@ def _notes(tree: _Tree, splits: bool, padded: int) -> list[str]:
             "stops at such a link when it looks for changes, so mend or delete it"
         )
     return notes
+
+
+def _stops_dvc(tree: _Tree) -> tuple[str, ...]:
+    names = [*tree.files, *(name for name in tree.folders if name)]
+    misnamed = [name for name in names if _shown(name) != name]
+    return tuple(sorted({*tree.broken, *tree.special, *misnamed}))
 
 
 def _empty_classes(tree: _Tree, splits: bool) -> set[str]:

@@ -23,13 +23,16 @@ class Listing:
     """What a format found under its root, and what it had to leave out.
 
     notes: what was decided where the data could be read in more than one way, a line each; no
-    absolute path, for they are kept in summary.json.
+    absolute path, for they are kept in summary.json. stops_dvc: names, relative to the root,
+    that DVC cannot hash where it tracks the whole folder: links to nothing, pipes, names that
+    are not UTF-8.
     """
 
     root: Path
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    stops_dvc: tuple[str, ...] = ()
 
 
 def quoted(names: Iterable[str], *, most: int = 8) -> str:

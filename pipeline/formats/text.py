@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +35,10 @@ def encoding_of(path: Path) -> str:
     if not head.strip() or head in dict(_MARKS):
         raise InputError(f"{path.name}: the file is empty; begin it with the line 'path,label'")
     if b"\0" in head.splitlines()[0]:
+        order = "UTF-16BE" if head.startswith(b"\0") else "UTF-16LE"
         raise InputError(
             f"{path.name}: line 1 holds NUL bytes, as UTF-16 does when its byte order mark is "
-            f"missing; save it as UTF-8: {_iconv(path.name, 'UTF-16LE')}"
+            f"missing; save it as UTF-8: {_iconv(path, order)}"
         )
     return "utf-8"
 
@@ -100,11 +102,12 @@ def _undecodable(path: Path, encoding: str) -> str:
         where = f" in line {line:,}" if name == "UTF-8" else ""
         return (
             f"{path.name}: byte {error.start:,}{where}, 0x{content[error.start]:02x}, is not {name}; "
-            f"save it as UTF-8: {_iconv(path.name, 'ENCODING')}, where ENCODING is what it was "
+            f"save it as UTF-8: {_iconv(path, 'ENCODING')}, where ENCODING is what it was "
             "written in, such as WINDOWS-1252"
         )
     return f"{path.name}: it changed while it was read; run the same command again"
 
 
-def _iconv(name: str, encoding: str) -> str:
-    return f"iconv -f {encoding} -t UTF-8 {name} > utf8.csv"
+def _iconv(path: Path, encoding: str) -> str:
+    new = path.with_name("utf8.csv")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(new))}"

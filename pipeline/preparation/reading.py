@@ -2,17 +2,17 @@
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from pipeline import files
 from pipeline.dataset import Problem
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, is_shortage
 from pipeline.formats import Entry, Listing
-from pipeline.headers import SNIFF_BYTES, sniff
+from pipeline.images.headers import SNIFF_BYTES, sniff
 
 _READ_BYTES = 1 << 20
 _FILES_A_TASK = 256
@@ -56,11 +56,8 @@ def _read_each(root: Path, entries: Sequence[Entry]) -> list[tuple[str, int] | P
 
 def _read(root: Path, entry: Entry) -> tuple[str, int] | Problem:
     """Digest and size of one file; a digest that the manifest gives is believed."""
-    path = os.path.join(root, entry.path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
-            return Problem(entry.path, entry.sha256 or "", "unreadable", "not a plain file")
-        with open(path, "rb", buffering=0) as file:
+        with files.open_plain(os.path.join(root, entry.path)) as file:
             if entry.sha256 is not None:
                 return entry.sha256, os.fstat(file.fileno()).st_size
             content = file.read(_READ_BYTES)
@@ -72,11 +69,7 @@ def _read(root: Path, entry: Entry) -> tuple[str, int] | Problem:
             return digest.hexdigest(), size
     except ImageError as error:
         return Problem(entry.path, entry.sha256 or "", error.reason, error.detail)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        return Problem(entry.path, entry.sha256 or "", "unreadable", _why(path, error))
-
-
-def _why(path: str, error: OSError | ValueError) -> str:
-    if isinstance(error, FileNotFoundError) and os.path.islink(path):
-        return "a link to a file that is not there"
-    return getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        return Problem(entry.path, entry.sha256 or "", "unreadable", error.strerror or str(error))

@@ -10,7 +10,7 @@ from pipeline.dataset import Problem
 from pipeline.reporting import digests, pictures
 from pipeline.reporting.pictures import Picture
 from pipeline.reporting.provenance import TALL_ROWS
-from pipeline.reporting.records import Backbone, Run, damaged, missing
+from pipeline.reporting.records import Backbone, Run, missing
 from pipeline.reporting.wording import count, counted
 
 ROWS = 100
@@ -39,10 +39,10 @@ def describe(artifacts: Path, root: Path, run: Run) -> dict[str, Any]:
     """The template's `problems`: the lists that have rows."""
     prepared = artifacts / "dataset" / "problems.csv"
     lists = {prepared: _read(prepared, "prepare"), **_of_backbones(artifacts, run.backbones)}
-    undecoded = {row.sha256 for path, rows in lists.items() if path != prepared for row in rows}
+    places = _decodable(artifacts, [path for path in lists if path != prepared], lists, root)
     return {
         "problems": [
-            _problem_list(digests.shown(artifacts, path), rows, root, undecoded)
+            _problem_list(digests.shown(artifacts, path), rows, places)
             for path, rows in lists.items()
             if rows
         ]
@@ -62,15 +62,27 @@ def _read(path: Path, stage: str) -> list[Problem]:
         return sorted(dataset.read_problems(path))
     except FileNotFoundError:
         raise missing(path, stage) from None
-    except (TypeError, ValueError) as error:
-        raise damaged(path, stage, error) from None
 
 
-def _problem_list(file: str, rows: list[Problem], root: Path, undecoded: set[str]) -> ProblemList:
+def _decodable(
+    artifacts: Path, failures: list[Path], lists: dict[Path, list[Problem]], root: Path
+) -> dict[str, Path]:
+    """Digest -> file of the images that were embedded: no other is decoded again for a picture."""
+    images = dataset.read_images(artifacts / "dataset" / "images.parquet")
+    failed = {row.sha256 for path in failures for row in lists[path]}
+    names = images.sha256.astype(str).tolist()
+    return {
+        sha256: root / path
+        for sha256, path in zip(names, images.path, strict=True)
+        if sha256 not in failed
+    }
+
+
+def _problem_list(file: str, rows: list[Problem], places: dict[str, Path]) -> ProblemList:
     reasons = sorted(Counter(row.reason for row in rows).items(), key=lambda r: (-r[1], r[0]))
     shown = rows[:ROWS]
-    known = [row for row in shown if row.sha256 and row.sha256 not in undecoded][:PICTURES]
-    made = {row: pictures.thumbnail(root / row.path, row.sha256) for row in known}
+    known = [row for row in shown if row.sha256 in places][:PICTURES]
+    made = {row: pictures.thumbnail(places[row.sha256], row.sha256) for row in known}
     return ProblemList(
         file=file,
         total=counted(len(rows), "problem"),

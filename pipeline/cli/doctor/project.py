@@ -34,4 +34,7 @@ def data(place: Place) -> Iterator[Finding]:
         return
     from pipeline.cli import check
 
-    yield ok(check.describe_data(check.list_images(place.project)).removeprefix("data: "))
+    counts, *notes = check.describe_data(check.list_images(place.project)).splitlines()
+    yield ok(counts.removeprefix("data: "))
+    for note in notes:
+        yield ok(note.strip())

@@ -32,6 +32,8 @@ def onnxruntime(place: Place) -> Iterator[Finding]:
         return
     yield ok(f"CPUExecutionProvider of onnxruntime {seen['version']} ran a small model")
     yield _cuda(seen, device, name)
+    if seen["others"]:
+        yield ok(f"built in, and not used by Headstart: {', '.join(seen['others'])}")
 
 
 def _cuda(seen: dict[str, Any], device: str, name: str) -> Finding:

@@ -73,6 +73,7 @@ def _cpu() -> dict[str, Any]:
         "version": onnxruntime.__version__,
         "cuda": onnx.PROVIDERS["cuda"] in onnxruntime.get_available_providers(),
         "gpu": onnx.gpu_present(),
+        "others": sorted(set(onnxruntime.get_available_providers()) - set(onnx.PROVIDERS.values())),
         "right": _runs_right("cpu"),
     }
 

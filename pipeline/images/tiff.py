@@ -3,7 +3,7 @@
 from PIL import ImageFile, TiffImagePlugin
 
 from pipeline.errors import ImageError
-from pipeline.grey import Grey
+from pipeline.images.grey import Grey
 
 _SUBFILE, _BITS, _PHOTOMETRIC, _SUBSAMPLING, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 530, 339, 50706
 _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 0, 2, 2

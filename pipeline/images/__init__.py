@@ -34,11 +34,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from pipeline import headers, tiff
-from pipeline.complaints import reason
 from pipeline.errors import ImageError
-from pipeline.grey import Grey, to_8_bits
-from pipeline.headers import SNIFF_BYTES, sniff
+from pipeline.images import headers, tiff
+from pipeline.images.complaints import is_out_of_memory, reason
+from pipeline.images.grey import Grey, to_8_bits
+from pipeline.images.headers import SNIFF_BYTES, sniff
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -151,6 +151,8 @@ def _decode(content: bytes) -> Image.Image:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise far more than OSError on broken bytes
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
         raise ImageError(*reason(content, format, error)) from None
 
 
@@ -159,6 +161,7 @@ def _opened(content: bytes, format: str) -> ImageFile.ImageFile:
     if format == "WEBP":
         _check_size(*headers.webp_canvas(content))
     elif format == "PNG":
+        _check_size(*headers.png_size(content))
         content = headers.without_metadata(content)
     elif format == "BMP":
         content = headers.with_all_colours(content)

@@ -35,6 +35,7 @@ _OTHERS = {
 _PIXEL_CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 _TURNING_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _LONGEST_TEXT = 2**16
+_MOST_CHUNKS = 2**20
 
 
 def sniff(head: bytes) -> str:
@@ -88,15 +89,28 @@ def webp_canvas(content: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height that a PNG's header claims; (0, 0) where it does not stand first."""
+    if png[12:16] != b"IHDR" or len(png) < 24:
+        return 0, 0
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
 def without_metadata(png: bytes) -> bytes:
     """A PNG's pixels, and what says how they are turned.
 
     Colour profiles and texts are no part of the rule, and Pillow refuses the whole file where
-    one is damaged or unpacks to more than a megabyte.
+    one is damaged or unpacks to more than a megabyte. Raises ImageError `corrupt` where there
+    are more than _MOST_CHUNKS chunks.
     """
-    chunks = list(_png_chunks(png))
-    kept = [png[start:end] for start, end in chunks if _is_about_pixels(png[start:end])]
-    return png if len(kept) == len(chunks) else png[:8] + b"".join(kept)
+    kept, copied_to = bytearray(), 0
+    for number, (start, end) in enumerate(_png_chunks(png)):
+        if number == _MOST_CHUNKS:
+            raise ImageError("corrupt", f"a PNG of more than {_MOST_CHUNKS} chunks")
+        if not _is_about_pixels(png, start, end):
+            kept += png[copied_to:start]
+            copied_to = end
+    return bytes(kept + png[copied_to:]) if copied_to else png
 
 
 def _png_chunks(png: bytes) -> Iterator[tuple[int, int]]:
@@ -108,10 +122,10 @@ def _png_chunks(png: bytes) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _is_about_pixels(chunk: bytes) -> bool:
-    kind = chunk[4:8]
+def _is_about_pixels(png: bytes, start: int, end: int) -> bool:
+    kind = png[start + 4 : start + 8]
     if kind in (b"tEXt", b"zTXt", b"iTXt"):
-        return len(chunk) <= _LONGEST_TEXT and chunk[8:].startswith(_TURNING_TEXTS)
+        return end - start <= _LONGEST_TEXT and png.startswith(_TURNING_TEXTS, start + 8, end)
     return kind in _PIXEL_CHUNKS or not kind[:1].islower()
 
 

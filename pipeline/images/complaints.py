@@ -15,6 +15,11 @@ _UNKNOWN = (
 )
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a codec had no memory for what it was given, by Pillow's wording."""
+    return "out of memory error" in str(error)
+
+
 def reason(content: bytes, format: str, error: Exception) -> tuple[str, str]:
     """The reason code and detail of an image that Pillow cannot open or load."""
     message = str(error) or type(error).__name__
