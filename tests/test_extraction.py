@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,8 +18,9 @@ from PIL import Image
 
 from pipeline import dataset, decoding, embeddings, extraction, frozen, worker
 from pipeline.dataset import Images
-from pipeline.decoding import Decoder
+from pipeline.decoding import Decoder, Stopped
 from pipeline.errors import (
+    ClusterError,
     ConfigurationError,
     InputError,
     IntegrityError,
@@ -528,6 +530,33 @@ def test_embed_shard__worker_with_another_backbone__is_refused_with_both(project
         worker.embed_shard(worker.Shard(stale, (("0" * 64, "x.png"),)))
     assert backbone.fingerprint in str(error.value)
     assert "a" * 64 in str(error.value)
+
+
+def test_embed_shard__worker_without_the_images__is_named_and_blames_none(project):
+    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams())
+    elsewhere = replace(context, root=str(project.root / "not mounted"))
+    with pytest.raises(
+        ClusterError, match=rf"not mounted is not there on {socket.gethostname()}; mount"
+    ):
+        worker.embed_shard(worker.Shard(elsewhere, (("0" * 64, "x.png"),)))
+
+
+def test_extract__stopped_while_it_loads__is_loaded_anew_by_the_next(project, monkeypatch):
+    real = worker._load
+
+    def slow(context):
+        loaded = real(context)
+        worker.stop()
+        return loaded
+
+    slow.cache_clear = real.cache_clear
+    monkeypatch.setattr(worker, "_load", slow)
+    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams())
+    with pytest.raises(Stopped):
+        worker._loaded(context)
+    monkeypatch.setattr(worker, "_load", real)
+    assert not worker._loaded(context).decoders.closed
+    assert counts(run(project)) == (23, 23, 0, 0)
 
 
 def test_extract__edited_dim__names_it_with_both_values(project):

@@ -155,6 +155,18 @@ def test_decode__beyond_the_ceiling__is_refused_in_every_format_before_it_costs_
     assert seconds < 5
 
 
+def test_decode__png_of_a_million_empty_chunks__costs_no_memory(tmp_path):
+    """Listed as what it is, whatever size its header claims."""
+    many = chunk(b"teXt", b"") * 1_500_000
+    contents = [
+        flat_png(side, side, 8, 0).replace(chunk(b"IEND", b""), many + chunk(b"IEND", b""))
+        for side in (8, 20_000)
+    ]
+    outcomes, growth, _ = measured(tmp_path, contents)
+    assert outcomes == ["corrupt", "too_many_pixels"]
+    assert growth < 50
+
+
 def test_decode__whole_png_of_20000_by_20000__costs_no_memory(tmp_path):
     content = flat_png(20_000, 20_000, 1, 0)
     outcomes, grown, _ = measured(tmp_path, [content])
