@@ -98,6 +98,13 @@ def test_manifest__encoding_that_it_tells__is_read(tmp_path, encoding, note):
     assert listing.notes == ((note,) if note else ())
 
 
+def test_manifest__that_is_an_image__is_told_as_one(tmp_path):
+    line = refused(tmp_path, b"\xff\xd8\xff\xe0" + bytes(99))
+    assert line.endswith(
+        "m.csv: this is an image, not a table; give data.path a folder or a manifest"
+    )
+
+
 def test_manifest__utf16_big_endian__is_read(tmp_path):
     assert labels(listed(tmp_path, codecs.BOM_UTF16_BE + PLAIN.encode("utf-16-be"))) == ["a", "b"]
 
@@ -224,7 +231,7 @@ def test_manifest__two_other_cases__are_refused(tmp_path):
 )
 def test_manifest__misspelt_column__names_the_near_miss(tmp_path, header, near):
     line = refused(tmp_path, f"{header}\n1,a\n2,b\n")
-    assert f"did you mean {near!r}? rename it to" in line
+    assert f"is {near!r} it? rename that to" in line
 
 
 @pytest.mark.parametrize("column", ["splits", "Split_"])

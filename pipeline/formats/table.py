@@ -148,7 +148,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _near(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}? rename it to {name!r}" if near else "add it to the first row"
+    return f"is {near[0]!r} it? rename that to {name!r}" if near else "add it to the first row"
 
 
 def _texts(where: str, name: str, column: Any) -> tuple[list[str], bool]:

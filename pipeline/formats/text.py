@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import ImageError, InputError
 from pipeline.formats.listing import counted
+from pipeline.images.headers import SNIFF_BYTES, sniff
 
 SEPARATORS = {",": "','", ";": "';'", "\t": "a tab", "|": "'|'"}
 
@@ -34,6 +35,10 @@ def encoding_of(path: Path) -> str:
             return encoding
     if not head.strip() or head in dict(_MARKS):
         raise InputError(f"{path.name}: the file is empty; begin it with the line 'path,label'")
+    if _is_image(head):
+        raise InputError(
+            f"{path.name}: this is an image, not a table; give data.path a folder or a manifest"
+        )
     if b"\0" in head.splitlines()[0]:
         order = "UTF-16BE" if head.startswith(b"\0") else "UTF-16LE"
         raise InputError(
@@ -41,6 +46,13 @@ def encoding_of(path: Path) -> str:
             f"missing; save it as UTF-8: {_iconv(path, order)}"
         )
     return "utf-8"
+
+
+def _is_image(head: bytes) -> bool:
+    try:
+        return bool(sniff(head[:SNIFF_BYTES]))
+    except ImageError:
+        return False
 
 
 def read_rows(path: Path, encoding: str, separator: str) -> Iterator[tuple[int, list[str]]]:
