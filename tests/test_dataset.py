@@ -175,4 +175,4 @@ def test_problem_table__more_reasons_than_a_screen_wants__are_cut_and_counted():
     table = dataset.problem_table(problems, "x.csv")
     assert len(table) == 10
     assert table[-1] == "  and 3 more reasons"
-    assert all(len(line) < 130 for line in table)
+    assert all(len(line) < dataset.EXAMPLE_WIDTH + 20 for line in table)
