@@ -136,6 +136,20 @@ def make_photos(folder: Path, classes=("cat", "dog", "owl"), each: int = 12) -> 
     return folder
 
 
+def make_pixel_project(folder: Path) -> Project:
+    """A project of 36 photos on raw pixels, with two heads; nothing run."""
+    project = make_project(folder)
+    make_photos(project.folder / "photos")
+
+    def change(params):
+        use_pixels(params)
+        params["data"]["path"] = "photos"
+        params["heads"]["logistic"]["C"] = 0.1
+
+    project.edit(change)
+    return project
+
+
 LONGEST_FIRST = ("test_pipeline.py", "test_docs.py", "test_doctor.py", "test_interrupts.py")
 
 

@@ -190,26 +190,6 @@ def test_extract__shards_cut_otherwise__change_no_byte(project, tmp_path, monkey
     assert project.embeddings.read_bytes() == expected
 
 
-FAILING = """
-import sys
-from pathlib import Path
-from pipeline import decoding
-from pipeline.errors import exit_status
-from pipeline.extraction import extract
-from pipeline.params import ExecutionParams
-from tests.test_extraction import counts, places_in
-
-decoding.CPU_SECONDS, decoding.CLOCK_SECONDS = 0.5, 2.0  # a spawned worker runs this as well
-
-def main():
-    base, backbone, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    execution = ExecutionParams(workers=workers, threads=1)
-    print(counts(extract(places_in(base, backbone), execution, max_failed=0.5)))
-
-if __name__ == "__main__":
-    sys.exit(exit_status(main))
-"""
-
 WORKERS = """
 import sys
 from pathlib import Path
@@ -221,11 +201,16 @@ from tests.test_extraction import counts, places_in
 def main():
     base, backbone, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     execution = ExecutionParams(workers=workers, threads=1)
-    print(counts(extract(places_in(base, backbone), execution, max_failed=0)))
+    print(counts(extract(places_in(base, backbone), execution, max_failed=0.5)))
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))
 """
+
+FAILING = f"""
+from pipeline import decoding
+decoding.CPU_SECONDS, decoding.CLOCK_SECONDS = 0.5, 2.0  # a spawned worker runs this as well
+{WORKERS}"""
 
 
 def run_python(folder: Path, program: str, *arguments: object) -> subprocess.CompletedProcess:

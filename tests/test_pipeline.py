@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import Project, draw, make_photos, make_project, use_pixels
+from tests.conftest import Project, draw, make_photos, make_pixel_project, make_project
 
 EVERYTHING = ["sample", "prepare", "freeze@raw", "extract@raw"]
 AFTER_HEADS = ["evaluate", "report"]
@@ -20,15 +20,7 @@ AFTER_HEADS = ["evaluate", "report"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Project:
     """A project whose first `dvc repro` is done: raw pixels of 36 photos, two heads."""
-    project = make_project(tmp_path_factory.mktemp("pipeline") / "first")
-    make_photos(project.folder / "photos")
-
-    def change(params):
-        use_pixels(params)
-        params["data"]["path"] = "photos"
-        params["heads"]["logistic"]["C"] = 0.1
-
-    project.edit(change)
+    project = make_pixel_project(tmp_path_factory.mktemp("pipeline") / "first")
     ran = project.repro()
     heads = ["train@raw-logistic", "train@raw-dummy"]
     assert sorted(ran) == sorted(EVERYTHING + heads + AFTER_HEADS)
