@@ -175,18 +175,31 @@ def leave(code: int) -> NoReturn:
 
     DVC does not hear Ctrl-C while a stage runs: one that is lost here would start the next stage.
     """
-    signal.signal(signal.SIGINT, lambda *_: os._exit(_interrupted()))
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _interrupts.append(time.monotonic())
+        os._exit(_interrupted())
+
+    signal.signal(signal.SIGINT, interrupt)
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to end without the rest
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(INTERRUPTED if _interrupts else code)
+    os._exit(_interrupted() if _interrupts else code)
 
 
 _interrupts: list[float] = []
 """When Ctrl-C was heard, by time.monotonic()."""
 
 
+_told: list[bool] = []
+"""Not empty once the line on an interrupt was printed."""
+
+
 def _interrupted() -> int:
+    if _interrupts and _told:
+        return INTERRUPTED
+    _told.append(True)
     return _fail("interrupted; nothing is half-written, run the same command to go on", INTERRUPTED)
 
 

@@ -163,6 +163,14 @@ def test_stage__interrupted_while_it_ends__does_not_let_dvc_go_on(whole):
     assert time.monotonic() - begun < 4
 
 
+def test_stage__interrupted_again_while_it_ends__is_told_once(whole):
+    program = ENDING.replace("leave(0)", "leave(exit_status(lambda: time.sleep(5)))")
+    program = program.replace("import hear_interrupts", "import exit_status, hear_interrupts")
+    process = begin(whole, "python", "-c", program)
+    assert process.stdout.readline() == "done\n"
+    assert interrupt(process, times=4) == (130, LINE + "\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage__interrupted_at_40_moments__says_how_to_go_on_and_does(project, stage):
