@@ -97,8 +97,11 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
             worker.stop()
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
     store.refresh()
-    failed = dataset.digests(problem.sha256 for problem in problems)
-    kept = images.sha256[~np.isin(images.sha256, failed)]
+    kept = images.sha256
+    del images  # the paths, which a large run need not hold any longer
+    if problems:
+        failed = dataset.digests(problem.sha256 for problem in problems)
+        kept = kept[~np.isin(kept, failed)]
     embeddings.write(places.embeddings, backbone, kept, store.blocks(kept))
     dataset.write_problems(places.problems, problems)
     _finish(summary)

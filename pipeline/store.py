@@ -23,7 +23,7 @@ from pipeline.errors import IntegrityError, ResourceError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
 
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 2048
 _MARK_BYTES = hashlib.sha256().digest_size
 
 
@@ -94,14 +94,12 @@ class Store:
         """
         paths = sorted(self._shards)
         held = [self._shards[path].sha256 for path in paths] or [np.empty(0, "S64")]
-        sha256 = np.concatenate(held)
-        owner = np.repeat(np.arange(len(held)), [len(digests) for digests in held])
-        row = np.concatenate([np.arange(len(digests)) for digests in held])
-        order = np.argsort(sha256, kind="stable")
-        found = positions(sha256[order], wanted)
-        if (found < 0).any():
+        lengths = [len(digests) for digests in held]
+        owner = np.repeat(np.arange(len(held), dtype=np.int32), lengths)
+        row = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        first = _first_of_each(np.concatenate(held), wanted)
+        if (first < 0).any():
             raise self._lost()
-        first = order[found]
         for start in range(0, len(wanted), BLOCK_ROWS):
             block = first[start : start + BLOCK_ROWS]
             yield self._gather(paths, owner[block], row[block])
@@ -152,6 +150,15 @@ class Store:
             os.replace(whole, self._probe)
         finally:
             whole.unlink(missing_ok=True)
+
+
+def _first_of_each(sha256: Digests, wanted: Digests) -> Array:
+    """Where each of `wanted` stands first in `sha256`; -1 where it does not. (M,) int64."""
+    if not len(sha256):
+        return np.full(len(wanted), -1)
+    order = np.argsort(sha256, kind="stable")
+    found = positions(sha256[order], wanted)
+    return np.where(found < 0, -1, order[np.maximum(found, 0)])
 
 
 def shard_digest(fingerprint: str, content: bytes) -> str:
