@@ -76,9 +76,12 @@ def _add_store(group: argparse.ArgumentParser) -> None:
 
 
 def _days(text: str) -> float:
-    days = float(text)
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
     if not 0 <= days < math.inf:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text} is no number of days, 0 or more")
     return days
 
 

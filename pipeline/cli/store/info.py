@@ -73,7 +73,7 @@ def _row(one: Standing, root: Path) -> list[str]:
 def described(one: Standing) -> str:
     """What made the embeddings, in a few words."""
     if one.made is None:
-        return "note damaged" if one.damaged else "not noted"
+        return "note damaged" if one.spoilt else "not noted"
     return model(one.made)
 
 
@@ -87,7 +87,7 @@ def used_by(one: Standing, root: Path) -> str:
     said = [_owner(owner, root) for owner in one.owners]
     mine = {owner.use.backbone for owner in one.owners if owner.use.project == str(root)}
     said += [f"this project: {name}" for name in one.names if name not in mine]
-    said += ["a damaged note"] * len(one.damaged)
+    said += ["a damaged note"] * one.damaged
     return "; ".join(said) or ("nothing" if one.noted else "unknown: embedded by an older version")
 
 
@@ -143,5 +143,5 @@ def _entry(one: Standing) -> dict[str, Any]:
         "last_use": last,
         "this_project": list(one.names),
         "uses": [{**asdict(owner.use), "state": str(owner.state)} for owner in one.owners],
-        "damaged": list(one.damaged),
+        "damaged": one.damaged + one.spoilt,
     }

@@ -37,20 +37,21 @@ class Owner:
 class Standing:
     """A fingerprint's folder and who uses it.
 
-    made: None where it was not noted; damaged: notes that are, by what is wrong; names: those
-    of this project's frozen backbones, noted or not.
+    made: None where it was not noted, or the note is damaged, `spoilt`; damaged: how many notes
+    of uses are; names: those of this project's frozen backbones, noted or not.
     """
 
     holding: Holding
     made: Made | None
+    spoilt: bool
     owners: tuple[Owner, ...]
-    damaged: tuple[str, ...]
+    damaged: int
     names: tuple[str, ...]
 
     @property
     def noted(self) -> bool:
         """Whether a run of this version or a newer one wrote there."""
-        return bool(self.made or self.owners or self.damaged)
+        return bool(self.made or self.spoilt or self.owners or self.damaged)
 
     @property
     def last_use(self) -> float:
@@ -60,21 +61,21 @@ class Standing:
 
 def standing(holding: Holding, names: dict[str, list[str]]) -> Standing:
     """Read the notes of a folder; names: see `inventory.names`."""
-    made, owners, damaged = None, list[Owner](), list[str]()
+    made, spoilt, owners, damaged = None, False, list[Owner](), 0
     try:
         made = uses.read_made(holding.path, holding.fingerprint)
-    except IntegrityError as error:
-        damaged.append(str(error))
+    except IntegrityError:
+        spoilt = True
     for path in sorted((holding.path / uses.USES).glob("*.json")):
         try:
             use = uses.read_use(path)
             owners.append(Owner(use, _state(use, holding.fingerprint), path))
-        except IntegrityError as error:
-            damaged.append(str(error))
+        except IntegrityError:
+            damaged += 1
         except FileNotFoundError:
             continue  # a `gc` took it away just now
     mine = tuple(names.get(holding.fingerprint, ()))
-    return Standing(holding, made, tuple(owners), tuple(damaged), mine)
+    return Standing(holding, made, spoilt, tuple(owners), damaged, mine)
 
 
 def _state(use: Use, fingerprint: str) -> State:

@@ -51,7 +51,7 @@ class Rule:
         if one.holding.foreign:
             return f"it has '{one.holding.foreign}', which no run writes"
         if one.damaged:
-            return "a note on it is damaged; 'headstart store verify' names it"
+            return "a note on who uses it is damaged; 'headstart store verify' names it"
         if not one.noted:
             return f"who uses it was never noted; if nothing does, type 'rm -r {folder}'"
         if not all(os.access(path, os.W_OK | os.X_OK) for path in (folder.parent, folder)):

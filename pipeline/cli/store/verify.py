@@ -92,7 +92,8 @@ def _advice(damaged: Sequence[Holding], total: int, root: Path, names: dict[str,
     """What is wrong and what to type. DVC runs no stage for the store's sake, so it is forced."""
     mine = sorted({name for one in damaged for name in names.get(one.fingerprint, ())})
     stages = " ".join(f"extract@{name}" for name in mine)
-    text = f"{len(damaged)} of {counted(total, 'file')} in {root} are damaged, named above; delete them"
+    are = "is" if len(damaged) == 1 else "are"
+    text = f"{len(damaged)} of {counted(total, 'file')} in {root} {are} damaged, named above"
     if mine:
-        return f"{text}, then run 'dvc repro -f -s {stages}', which makes them anew"
-    return f"{text}: the next run that needs their rows computes them anew"
+        return f"{text}; delete them, then run 'dvc repro -f -s {stages}', which makes them anew"
+    return f"{text}; delete them: the next run that needs their rows computes them anew"
