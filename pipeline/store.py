@@ -72,7 +72,7 @@ class Store:
 
     def refresh(self) -> None:
         """Look for shards not seen yet and check each; a damaged one is named and deleted."""
-        for path in sorted(self.folder.glob("*.h5")):
+        for path in self._paths():
             if path in self._shards:
                 continue
             try:
@@ -82,6 +82,12 @@ class Store:
             except IntegrityError as error:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(self.folder.glob("*.h5"))
+        except FileNotFoundError:
+            return []  # the folder was deleted while it was opened
 
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has."""

@@ -85,11 +85,15 @@ def note(store: Path, backbone: FrozenBackbone) -> str | None:
 
 
 def project_of(backbone: Path) -> Path:
-    """The project of a frozen backbone's folder; for an experiment's copy, the one it is of."""
+    """The project of a frozen backbone's folder; for an experiment's copy, the one it is of.
+
+    A copy is a repository of its own, below the DVC_ROOT for which it runs.
+    """
     root = backbone.parents[2]  # artifacts/backbones/<name>
-    copies = Path(os.environ.get("DVC_ROOT") or root, ".dvc", "tmp", "exps")
-    if root.is_relative_to(copies):
-        root = copies.parents[2].joinpath(*root.relative_to(copies).parts[1:])
+    repository = next((one for one in (root, *root.parents) if (one / ".dvc").is_dir()), root)
+    origin = Path(os.environ.get("DVC_ROOT") or repository)
+    if repository.is_relative_to(origin):
+        root = origin / root.relative_to(repository)
     return Path(os.path.realpath(root))
 
 

@@ -229,12 +229,16 @@ def test_note__damaged_notes__are_mended(backbone, tmp_path):
     assert read_use(*notes(tmp_path, backbone)).backbone == "raw"
 
 
-def test_project_of__experiments_copy__is_the_project_it_is_of(tmp_path, monkeypatch):
+@pytest.mark.parametrize("copy", ["tmpx1", ".dvc/tmp/exps/tmpx1"])
+def test_project_of__experiments_copy__is_the_project_it_is_of(tmp_path, monkeypatch, copy):
     within = Path("artifacts", "backbones", "raw")
+    for repository in (tmp_path, tmp_path / copy):
+        (repository / ".dvc").mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmpx1"
-    assert uses.project_of(copy / within) == tmp_path
-    assert uses.project_of(copy / "sub" / within) == tmp_path / "sub"
+    assert uses.project_of(tmp_path / copy / within) == tmp_path
+    assert uses.project_of(tmp_path / copy / "sub" / within) == tmp_path / "sub"
+    assert uses.project_of(tmp_path / "sub" / within) == tmp_path / "sub"
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "another"))
     assert uses.project_of(tmp_path / "sub" / within) == tmp_path / "sub"
     monkeypatch.delenv("DVC_ROOT")
     assert uses.project_of(tmp_path / "sub" / within) == tmp_path / "sub"

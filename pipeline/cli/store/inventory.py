@@ -177,3 +177,12 @@ def fingerprint_in(record: Path) -> str | None:
         return str(json.loads(record.read_bytes())["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def files_in(folder: Path, ending: str) -> list[Path]:
+    """The visible files of a folder whose names end so, sorted; none where it was deleted.
+
+    pathlib's glob is not sure of that while a run or another `gc` is at work.
+    """
+    names = [one.name for one in _entries(folder)]
+    return sorted(folder / name for name in names if name.endswith(ending) and name[0] != ".")

@@ -6,7 +6,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline import uses
-from pipeline.cli.store.inventory import Holding, fingerprint_in
+from pipeline.cli.store import inventory
+from pipeline.cli.store.inventory import Holding
 from pipeline.errors import IntegrityError
 from pipeline.frozen import RECORD
 from pipeline.uses import Made, Use
@@ -66,7 +67,7 @@ def standing(holding: Holding, names: dict[str, list[str]]) -> Standing:
         made = uses.read_made(holding.path, holding.fingerprint)
     except IntegrityError:
         spoilt = True
-    for path in sorted((holding.path / uses.USES).glob("*.json")):
+    for path in inventory.files_in(holding.path / uses.USES, ".json"):
         try:
             use = uses.read_use(path)
             owners.append(Owner(use, _state(use, holding.fingerprint), path))
@@ -82,4 +83,4 @@ def _state(use: Use, fingerprint: str) -> State:
     if use.host != socket.gethostname():
         return State.ELSEWHERE
     record = Path(use.project, "artifacts", "backbones", use.backbone, RECORD)
-    return State.HERE if fingerprint_in(record) == fingerprint else State.ENDED
+    return State.HERE if inventory.fingerprint_in(record) == fingerprint else State.ENDED

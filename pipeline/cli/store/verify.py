@@ -63,11 +63,10 @@ def _chosen(holdings: Sequence[Holding], prefix: str, root: Path) -> list[Holdin
 
 def _files(holding: Holding) -> Iterator[Path]:
     """Shards, the probe and notes; what is not whole yet is none of them."""
-    yield from sorted(path for path in holding.path.glob("*.h5") if path.name[0] != ".")
-    yield from (
-        path for name in ("probe.npy", uses.FIELDS) if (path := holding.path / name).exists()
-    )
-    yield from sorted((holding.path / uses.USES).glob("*.json"))
+    yield from inventory.files_in(holding.path, ".h5")
+    yield from inventory.files_in(holding.path, ".npy")
+    yield from inventory.files_in(holding.path, uses.FIELDS)
+    yield from inventory.files_in(holding.path / uses.USES, ".json")
 
 
 def _check(path: Path, holding: Holding) -> int:
