@@ -199,7 +199,7 @@ def test_disk__less_than_the_embeddings_take__is_an_error(desk, pixels, tmp_path
 
 def test_memory__more_workers_than_fit__is_exit_5_and_the_line_mends_it(desk):
     desk.project.edit(lambda params: params["execution"].update(workers=100_000))
-    fix = desk.doctor("memory").told("error", "100000 worker processes take about 50.0 TB", code=5)
+    fix = desk.doctor("memory").told("error", "100000 worker processes take about 50 TB", code=5)
     desk.edit_as_told(fix)
     assert desk.doctor("memory").code == 0
 
