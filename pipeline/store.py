@@ -11,8 +11,10 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,11 +60,11 @@ class Store:
         """Store rows: sha256 (N,) S64, vectors (N, D) float16 or float32. Safe for many writers.
 
         Raises OSError where the disk is full, IntegrityError where what was written reads
-        back as something else.
+        back as something else, or another run's `gc` took the folder away.
         """
         content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
         path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
-        with files.replacing(path, unique=True) as beside:
+        with self._keeping_folder(), files.replacing(path, unique=True) as beside:
             beside.write_bytes(content)
             files.sync(beside)
             _read_shard(beside, self.fingerprint, path.stem)
@@ -70,7 +72,7 @@ class Store:
 
     def refresh(self) -> None:
         """Look for shards not seen yet and check each; a damaged one is named and deleted."""
-        for path in sorted(self.folder.glob("*.h5")):
+        for path in self._paths():
             if path in self._shards:
                 continue
             try:
@@ -80,6 +82,12 @@ class Store:
             except IntegrityError as error:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(self.folder.glob("*.h5"))
+        except FileNotFoundError:
+            return []  # the folder was deleted while it was opened
 
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has."""
@@ -118,6 +126,14 @@ class Store:
                 raise self._lost() from None
         return out
 
+    @contextmanager
+    def _keeping_folder(self) -> Iterator[None]:
+        """Raise IntegrityError where `headstart store gc` took the folder away between steps."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._lost() from None
+
     def _lost(self) -> IntegrityError:
         return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
 
@@ -139,7 +155,10 @@ class Store:
             return
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
-        body = buffer.getvalue()
+        with self._keeping_folder():
+            self._write_probe(buffer.getvalue())
+
+    def _write_probe(self, body: bytes) -> None:
         whole = self.folder / f".probe-{os.urandom(8).hex()}{files.PARTIAL}"
         files.write_bytes(whole, body + hashlib.sha256(body).digest())
         try:
@@ -159,6 +178,16 @@ def _first_of_each(sha256: Digests, wanted: Digests) -> Array:
     order = np.argsort(sha256, kind="stable")
     found = positions(sha256[order], wanted)
     return np.where(found < 0, -1, order[np.maximum(found, 0)])
+
+
+def check(path: Path, fingerprint: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape (N, D) and dtype of a shard's embeddings, once every byte of the file was checked.
+
+    Raises IntegrityError where it is damaged, ResourceError where it cannot be read, and
+    FileNotFoundError.
+    """
+    shard = _read_shard(path, fingerprint, path.stem)
+    return shard.shape, np.dtype(shard.dtype)
 
 
 def shard_digest(fingerprint: str, content: bytes) -> str:
