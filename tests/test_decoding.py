@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -141,7 +142,7 @@ def test_stream__slow_reading_or_asked_to__is_a_batch_ahead(
     asked = []
     real_ask, real_answers = Decoder._ask, Decoder._answers
     monkeypatch.setattr(
-        Decoder, "_ask", lambda one, some: (asked.append(some), real_ask(one, some))
+        Decoder, "_ask", lambda one, *some: (asked.append(some), real_ask(one, *some))
     )
 
     def answers(decoder, some):
@@ -155,6 +156,43 @@ def test_stream__slow_reading_or_asked_to__is_a_batch_ahead(
         for number, _ in enumerate(decoder.stream(images, 1, ahead=ahead)):
             assert len(asked) == min(number + expected, 4)
     decoders.close()
+
+
+def test_fetch__what_is_no_file__is_passed_over(photos):
+    os.mkfifo(photos / "pipe.png")
+    (photos / "loop.png").symlink_to("loop.png")
+    for name in ("gone.png", "pipe.png", "loop.png", "a\0b.png", "."):
+        child.fetch(photos / name)
+
+
+def test_stream__next_batch__is_read_ahead_while_this_one_is_decoded(photos, monkeypatch):
+    images = [picture(photos, f"{n}.png", 50 + n) for n in range(5)]
+    written = []
+    real = decoding._start
+
+    def recording(order):
+        started = real(order)
+        pipe = started.stdin
+
+        class Pipe:
+            def write(self, line):
+                written.append(json.loads(line))
+                return pipe.write(line)
+
+            def __getattr__(self, name):
+                return getattr(pipe, name)
+
+        started.stdin = Pipe()
+        return started
+
+    monkeypatch.setattr(decoding, "_start", recording)
+    decoders = Decoders(photos, RECIPE)
+    with decoders.borrow() as decoder:
+        list(decoder.stream(images, 2))
+    decoders.close()
+    names = [[path for _, path in images[start : start + 2]] for start in (0, 2, 4)]
+    assert [[path for _, path in one["images"]] for one in written] == names
+    assert [one["next"] for one in written] == [*names[1:], []]
 
 
 def test_start__threads_to_come__have_their_children_already(photos):

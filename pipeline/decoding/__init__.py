@@ -5,7 +5,7 @@ child answers image by image, so the one that killed it is known, and it ends wh
 does, however that ends. Between them, by pipes:
 
     child to parent   ready                          once
-    parent to child   [[sha256, path], ...]          a line of JSON
+    parent to child   {"images": [[sha256, path], ...], "next": [path, ...]}
     child to parent   {"reason": null, ...}          a line of JSON an image, and
                       crop * crop * 3 bytes          its pixels where there is no reason
 """
@@ -91,15 +91,16 @@ class Decoder:
         the processor free; where reading is slow, that is done anyway.
         """
         batches = [images[start : start + size] for start in range(0, len(images), size)]
+        batches.append([])
         asked = False
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches[:-1]):
+            following, later = [*batches[number + 1 :], []][:2]
             if not asked:
-                self._ask(batch)
+                self._ask(batch, following)
             done = self._answers(batch)
-            following = batches[number + 1 : number + 2]
             asked = bool(following) and (ahead or done.read > SLOW_READING * done.decode)
             if asked:
-                self._ask(following[0])
+                self._ask(following, later)
             yield done
 
     def decode(self, images: Sequence[tuple[str, str]]) -> Batch:
@@ -134,12 +135,16 @@ class Decoder:
         """Wait for the end of a child that was closed."""
         _wait(self._child)
 
-    def _ask(self, images: Sequence[tuple[str, str]]) -> None:
+    def _ask(
+        self, images: Sequence[tuple[str, str]], following: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Ask for images; following: those of the next question, which are read ahead."""
         self._wait_until_ready()
         self._asked = time.time()
+        question = {"images": images, "next": [path for _, path in following]}
         with suppress(BrokenPipeError):
             to_child = cast("IO[bytes]", self._child.stdin)
-            to_child.write(json.dumps(images).encode() + b"\n")
+            to_child.write(json.dumps(question).encode() + b"\n")
             to_child.flush()
 
     def _take(self, images: Sequence[tuple[str, str]], batch: Batch) -> int:

@@ -40,7 +40,10 @@ def main() -> None:
         to_parent.write(READY)
         to_parent.flush()
         while line := _question():
-            for sha256, path in json.loads(line):
+            question = json.loads(line)
+            for path in question["next"]:
+                fetch(root / path)
+            for sha256, path in question["images"]:
                 answer, pixels = serve(root / path, sha256, recipe, limits)
                 to_parent.write(json.dumps(answer).encode() + b"\n" + pixels)
                 to_parent.flush()  # before the next image, which may be the last
@@ -51,6 +54,17 @@ def _question() -> bytes:
     if not select.select([sys.stdin], [], [], IDLE_SECONDS)[0]:
         return b""
     return sys.stdin.buffer.readline()
+
+
+def fetch(path: Path) -> None:
+    """Have the system read a file ahead, while others are decoded; whatever is wrong shows later."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        with files.open_plain(path) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    except (OSError, ImageError):
+        pass
 
 
 def serve(
