@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import IntegrityError, ResourceError
+from pipeline.errors import IntegrityError, ResourceError, is_failing, is_shortage
 
 Array = npt.NDArray[Any]
 Mapped = np.memmap[Any, np.dtype[Any]]
@@ -126,13 +126,16 @@ def seal(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file is, to the last bit, what `seal` saw; False where it cannot be read.
+    """Whether a file is, to the last bit, what `seal` saw; False where there is none.
 
-    HDF5's own reader neither sees a flipped bit nor always survives one.
+    HDF5's own reader neither sees a flipped bit nor always survives one. Raises ResourceError
+    where the file cannot be read now.
     """
     try:
         content = np.memmap(path, mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_failing(error) or is_shortage(error):
+            raise ResourceError(f"{path} cannot be read: {error}") from None
         return False
     return content[-_SEAL_BYTES:].tobytes() == _seal_of(content[:-_SEAL_BYTES])
 

@@ -8,7 +8,6 @@ HDF5 reads it.
 
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,14 +61,18 @@ class Store:
         """
         content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
         path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
-        with files.replacing(path, unique=True) as beside:
+        with files.replacing(path) as beside:
             beside.write_bytes(content)
             files.sync(beside)
             _read_shard(beside, self.fingerprint, path.stem)
         return path
 
     def refresh(self) -> None:
-        """Look for shards not seen yet and check each; a damaged one is named and deleted."""
+        """Look for shards not seen yet and check each; a damaged one is named and deleted.
+
+        What killed writers left half-written goes as well.
+        """
+        files.sweep(self.folder)
         for path in sorted(self.folder.glob("*.h5")):
             if path in self._shards:
                 continue
@@ -142,16 +145,8 @@ class Store:
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
         body = buffer.getvalue()
-        whole = self.folder / f".probe-{os.urandom(8).hex()}{files.PARTIAL}"
-        files.write_bytes(whole, body + hashlib.sha256(body).digest())
-        try:
-            os.link(whole, self._probe)  # fails where another machine was first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(whole, self._probe)
-        finally:
-            whole.unlink(missing_ok=True)
+        with files.replacing(self._probe, first=True) as beside:
+            beside.write_bytes(body + hashlib.sha256(body).digest())
 
 
 def shard_digest(fingerprint: str, content: bytes) -> str:
