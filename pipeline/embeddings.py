@@ -1,8 +1,8 @@
 """The tracked embeddings file: written from the store in one pass, verified when opened.
 
 Datasets: `embeddings` (N, D) float16 or float32, `sha256` (N,) S64, rows sorted by sha256.
-Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields and sha256 (of each
-dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all its bytes.
+Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each
+field) and sha256 (of each dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all its bytes.
 """
 
 import json
@@ -67,6 +67,7 @@ def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterabl
             "dim": backbone.dim,
             "fingerprint": backbone.fingerprint,
             "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
+            "field_sha256": json.dumps(frozen.digests(backbone.fields), sort_keys=True),
             "sha256": json.dumps(digests, sort_keys=True),
         }
 
@@ -151,6 +152,9 @@ def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
             "dim": int(stored["dim"]),
             "fingerprint": str(stored["fingerprint"]),
             "fingerprint_fields": dict(json.loads(stored["fingerprint_fields"])),
+            "field_sha256": dict(
+                json.loads(stored.get("field_sha256", "{}"))
+            ),  # older files have none
             "sha256": dict(json.loads(stored["sha256"])),
         }
     except (KeyError, ValueError, TypeError) as error:
@@ -159,13 +163,29 @@ def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
     if not {"embeddings", "sha256"} <= set(attributes["sha256"]):
         raise IntegrityError(f"{path}: no digest of its datasets; {_again(path)}")
-    computed = frozen.fingerprint_of(attributes["fingerprint_fields"])
-    if computed != attributes["fingerprint"]:
-        raise IntegrityError(
-            f"{path}: fingerprint of its fields is {computed}, recorded "
-            f"{attributes['fingerprint']}; {_again(path)}"
-        )
+    _check_fields(path, attributes)
     return attributes
+
+
+def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
+    fields, recorded = attributes["fingerprint_fields"], attributes["field_sha256"]
+    changed = frozen.altered(fields, recorded) if recorded else []
+    computed = frozen.fingerprint_of(fields)
+    if computed != attributes["fingerprint"]:
+        changed.append(
+            f"fingerprint of its fields is {computed}, recorded {attributes['fingerprint']}"
+        )
+    if changed:
+        raise IntegrityError(f"{path}: {'; '.join(changed)}; {_again(path)}")
+
+
+def check_backbone(path: Path, cached: Embeddings, backbone: FrozenBackbone) -> None:
+    """Raise IntegrityError where the file is not the backbone's, naming each field with both."""
+    found = frozen.differences(cached.attributes["fingerprint_fields"], backbone.fields)
+    if found:
+        raise IntegrityError(
+            f"{path} is not of the backbone in {backbone.folder}: {'; '.join(found)}; {_again(path)}"
+        )
 
 
 def _again(path: Path) -> str:

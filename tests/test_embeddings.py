@@ -99,6 +99,13 @@ def test_write__file__holds_what_its_docstring_says(tmp_path):
         "backbone": "raw",
         "fingerprint": BACKBONE.fingerprint,
         "fingerprint_fields": json.dumps(BACKBONE.fields, sort_keys=True),
+        "field_sha256": json.dumps(
+            {
+                name: hashlib.sha256(f'"{value}"'.encode()).hexdigest()
+                for name, value in BACKBONE.fields.items()
+            },
+            sort_keys=True,
+        ),
         "sha256": json.dumps(
             {
                 "embeddings": hashlib.sha256(vectors.tobytes()).hexdigest(),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import embeddings, files
+from pipeline import embeddings, files, frozen
 from pipeline.errors import ConfigurationError
 
 
@@ -13,8 +13,15 @@ def info(file: str) -> int:
 
 
 def verify(file: str) -> int:
-    """Check every byte; raises IntegrityError, which is exit 4."""
-    cached = embeddings.open(_existing(file))
+    """Check every byte, and the fields against backbones/<b>/ where that lies beside.
+
+    Raises IntegrityError, which is exit 4.
+    """
+    path = _existing(file)
+    cached = embeddings.open(path)
+    folder = path.resolve().parent.parent / "backbones" / str(cached.attributes["backbone"])
+    if (folder / frozen.RECORD).is_file():
+        embeddings.check_backbone(path, cached, frozen.read(folder))
     rows, dim = cached.vectors.shape
     print(f"{file}: {rows} x {dim} {cached.vectors.dtype}, fingerprint {cached.fingerprint}: ok")
     return 0
