@@ -192,6 +192,7 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
         raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
     except (pa.ArrowException, OSError) as error:
         if is_failing(error) or is_shortage(error):
+            error.filename = str(path)
             raise
         raise _not_the_table(path, str(error)) from None
     if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null
