@@ -1,6 +1,7 @@
 """Where work runs: threads of this process, or Dask. The only module that imports Dask."""
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pipeline import cgroups
 from pipeline.errors import ClusterError, ConfigurationError, HeadstartError
 from pipeline.params import ExecutionParams
 
@@ -40,12 +42,16 @@ _ENCRYPTED = {"tls", "wss"}
 
 @dataclass(frozen=True)
 class Cluster:
-    """Something that runs tasks. slots: how many at once; place: where, in words."""
+    """Something that runs tasks.
+
+    slots: how many at once; threads: how many of them in one process; place: where, in words.
+    """
 
     slots: int
+    threads: int
     place: str
     _executor: Executor
-    _threads: Callable[[], int]
+    _left: Callable[[], int]
 
     def run(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Call `function` on each task; yields results as they come, some tasks in flight.
@@ -62,32 +68,47 @@ class Cluster:
             if not pending:
                 return
             done, pending = wait(pending, PATIENCE, return_when=FIRST_COMPLETED)
-            if not done and not self._threads():
+            if not done and not self._left():
                 raise ClusterError(f"no worker is left ({self.place}); {_GO_ON}")
             for future in done:
                 yield _result(future)
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many CPU cores this process may use, by its affinity and its container's quota."""
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    allowed = cgroups.cores_allowed()
+    return there if allowed is None else max(1, min(there, math.ceil(allowed)))
+
+
+def is_here(execution: ExecutionParams) -> bool:
+    """Whether the work runs in this process."""
+    return not _address(execution) and execution.workers in ("auto", 0)
+
+
+def _address(execution: ExecutionParams) -> str | None:
+    return execution.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
 
 
 @contextmanager
-def open_cluster(execution: ExecutionParams) -> Iterator[Cluster]:
+def open_cluster(execution: ExecutionParams, *, here: int | None = None) -> Iterator[Cluster]:
     """The cluster that the `execution:` block or DASK_SCHEDULER_ADDRESS asks for.
 
+    here: threads, where it is this process; otherwise as many as execution says, or cores.
     Raises ClusterError where a scheduler cannot be reached.
     """
-    address = execution.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
-    if address:
+    if address := _address(execution):
         with _existing(address) as cluster:
             yield cluster
     elif execution.workers in ("auto", 0):
-        threads = cores() if execution.threads == "auto" else execution.threads
+        threads = here or (cores() if execution.threads == "auto" else execution.threads)
         pool = ThreadPoolExecutor(threads)
         try:
-            yield Cluster(threads, f"{threads} threads of this process", pool, lambda: threads)
+            yield Cluster(
+                threads, threads, f"{threads} threads of this process", pool, lambda: threads
+            )
         finally:
             pool.shutdown(cancel_futures=True)
     else:
@@ -116,7 +137,7 @@ def _local(workers: int, execution: ExecutionParams) -> Iterator[Cluster]:
         _executor(client) as executor,
     ):
         place = f"{workers} local workers"
-        yield Cluster(workers * threads, place, executor, lambda: _threads(client))
+        yield Cluster(workers * threads, threads, place, executor, lambda: _threads(client))
 
 
 @contextmanager
@@ -146,8 +167,11 @@ def _existing(address: str) -> Iterator[Cluster]:
         threads = _threads(client)
         if not threads:
             raise ClusterError(f"{address} has no worker; start some with 'dask worker {address}'")
-        place = f"{len(client.nthreads())} workers of {address}"
-        yield Cluster(threads, place, executor, lambda: _threads(client))
+        workers = len(client.nthreads())
+        place = f"{workers} workers of {address}"
+        yield Cluster(
+            threads, max(1, threads // workers), place, executor, lambda: _threads(client)
+        )
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,18 @@ import psutil
 from tqdm import tqdm
 
 from pipeline import dataset, embeddings, files, frozen, worker
-from pipeline.cluster import Cluster, open_cluster
+from pipeline.cluster import Cluster, cores, is_here, open_cluster
 from pipeline.dataset import Images, Problem
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
+from pipeline.pace import Pace, verdict
 from pipeline.params import ExecutionParams
 from pipeline.store import Store
 from pipeline.worker import PHASES, Context, Shard, ShardResult, embed_shard
 
-SHARD_IMAGES = (32, 512)
-"""Fewest and most images a shard: a few seconds of work at most, so a kill costs little."""
-
-SHARDS_PER_SLOT = 8
+MEASURED = 2000
+"""Images from which on it pays to look for the fastest way to run the backbone."""
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Summary:
     start_seconds: float = 0.0
     images_per_second: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "wait"), 0.0))
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,11 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     problems: list[Problem] = []
     if missing.any():
         _check_root(places.root)
-        context = _context(places, backbone, execution)
-        problems = _compute(images, missing, context, execution, summary)
+        context = _context(places, backbone, execution, int(missing.sum()))
+        try:
+            problems = _compute(images, missing, context, execution, summary)
+        finally:
+            worker.stop()
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
     store.refresh()
     failed = dataset.digests(problem.sha256 for problem in problems)
@@ -111,29 +115,40 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _context(places: Places, backbone: FrozenBackbone, execution: ExecutionParams) -> Context:
+def _context(
+    places: Places, backbone: FrozenBackbone, execution: ExecutionParams, images: int
+) -> Context:
     return Context(
         root=str(places.root),
         backbone=str(places.backbone),
         fingerprint=backbone.fingerprint,
         store=str(places.store),
         device=execution.device,
-        batch_size=None if execution.batch_size == "auto" else execution.batch_size,
+        threads=_number(execution.threads),
+        sessions=_number(execution.sessions),
+        batch_size=_number(execution.batch_size),
+        measure=images >= MEASURED,
     )
+
+
+def _number(wish: int | str) -> int | None:
+    return wish if isinstance(wish, int) else None
 
 
 def _compute(
     images: Images, missing: Array, context: Context, execution: ExecutionParams, summary: Summary
 ) -> list[Problem]:
     """Run the shards of what is missing; fills in `summary` and returns what failed."""
-    with open_cluster(execution) as cluster:
-        begun = time.time()
-        shards = _shards(images, missing, context, cluster.slots)
+    here = worker.load(context).threads if is_here(execution) else None
+    with open_cluster(execution, here=here) as cluster:
+        if not here:
+            context = replace(context, threads=cluster.threads)
+        pace = Pace(int(missing.sum()), cluster.slots)
         try:
-            results = list(_watched(cluster, shards, missing))
+            results = list(_watched(cluster, _shards(images, missing, context, pace), pace))
         finally:
             worker.stop()  # before the cluster waits for its threads: Ctrl-C is heard at once
-        busy = time.time() - begun
+    busy = time.monotonic() - pace.begun
     for result in results:
         summary.computed += result.computed
         for phase, seconds in result.seconds.items():
@@ -141,26 +156,36 @@ def _compute(
     worked = sum(summary.phases.values())
     summary.phases["wait"] = max(0.0, busy * cluster.slots - worked)
     summary.start_seconds = min(result.started for result in results) - _process_start()
+    summary.verdict = verdict(
+        summary.phases, cores=cores(), slots=cluster.slots, here=here is not None
+    )
     problems = [problem for result in results for problem in result.problems]
     summary.failed = len(problems)
     return problems
 
 
-def _watched(cluster: Cluster, shards: list[Shard], missing: Array) -> Iterator[ShardResult]:
+def _watched(cluster: Cluster, shards: Iterator[Shard], pace: Pace) -> Iterator[ShardResult]:
     """The results as they come, with a progress bar on a terminal."""
-    with tqdm(total=int(missing.sum()), unit="img", disable=None, desc=cluster.place) as bar:
+    with tqdm(total=pace.total, disable=None, desc=cluster.place, bar_format=_BAR) as bar:
         for result in cluster.run(embed_shard, shards):
-            bar.update(result.computed + len(result.problems))
+            images = result.computed + len(result.problems)
+            pace.add(images, result.took)
+            bar.set_postfix_str(pace.text(), refresh=False)
+            bar.update(images)
             yield result
 
 
-def _shards(images: Images, missing: Array, context: Context, slots: int) -> list[Shard]:
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
+def _shards(images: Images, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
+    """Cut as they are asked for, so that the pace so far tells their size."""
     rows = np.flatnonzero(missing)
-    size = int(np.clip(len(rows) // (slots * SHARDS_PER_SLOT), *SHARD_IMAGES))
-    named = [(images.sha256[row].decode(), images.path[row]) for row in rows]
-    return [
-        Shard(context, tuple(named[start : start + size])) for start in range(0, len(named), size)
-    ]
+    while len(rows):
+        size = pace.shard_size(len(rows))
+        named = tuple((images.sha256[row].decode(), images.path[row]) for row in rows[:size])
+        yield Shard(context, named)
+        rows = rows[size:]
 
 
 def _refuse_failures(
@@ -187,7 +212,12 @@ def _finish(summary: Summary) -> None:
 
 def _process_start() -> float:
     """When this process began, as a time.time()."""
-    return float(psutil.Process().create_time())
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # no Linux; there, psutil is off by up to a second
+        return float(psutil.Process().create_time())
+    return time.time() - age
 
 
 def describe(name: str, summary: Summary, places: Places) -> str:
@@ -197,6 +227,7 @@ def describe(name: str, summary: Summary, places: Places) -> str:
         f"{summary.failed} failed, {summary.seconds:.1f} s"
         + (f", {summary.images_per_second:.0f} images/s" if summary.computed else "")
     )
+    said = [f"  {summary.verdict}"] if summary.verdict else []
     problems = dataset.read_problems(places.problems)
     file = f"artifacts/embeddings/{places.problems.name}"
-    return "\n".join([counts, *dataset.problem_table(problems, file)])
+    return "\n".join([counts, *said, *dataset.problem_table(problems, file)])

@@ -98,6 +98,7 @@ class ExecutionParams(_Block):
 
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     threads: Count | Literal["auto"] = "auto"
+    sessions: Count | Literal["auto"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: Count | Literal["auto"] = "auto"
     scheduler: str | None = None

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,27 +13,39 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import dataset, frozen, runtimes
+from pipeline.cluster import cores
 from pipeline.dataset import Problem
-from pipeline.decoding import Decoders, Stopped
+from pipeline.decoding import Batch, Decoders, Stopped
 from pipeline.errors import ClusterError, ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
-from pipeline.runtimes import Runtime
+from pipeline.runtimes import Setting
 from pipeline.store import Store
+from pipeline.tuning import Tuned, Wish, tune
 
 PHASES = ("read", "decode", "forward", "write")
+
+QUESTION = 16
+"""Images that a decoder is asked for at a time, at least: fewer, and the asking shows."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every shard of a run shares; paths are absolute, so that it means the same anywhere."""
+    """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
+
+    threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
+    measure: whether looking for the fastest way to run the backbone pays.
+    """
 
     root: str
     backbone: str
     fingerprint: str
     store: str
     device: str
+    threads: int | None
+    sessions: int | None
     batch_size: int | None
+    measure: bool
 
 
 @dataclass(frozen=True)
@@ -45,22 +58,34 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """Counts only; the vectors are in the store. seconds: by phase; started: a time.time()."""
+    """Counts only; the vectors are in the store.
+
+    seconds: by phase; took: of all, from when its first image was asked for; started: when that
+    was, a time.time().
+    """
 
     computed: int
     problems: tuple[Problem, ...]
     seconds: dict[str, float]
+    took: float
     started: float
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a process keeps from shard to shard. probe: what it makes of the probe's images."""
+    """What a process keeps from shard to shard."""
 
     backbone: FrozenBackbone
     decoders: Decoders
-    runtime: Runtime
-    probe: Vectors
+    tuned: Tuned
+
+
+def load(context: Context) -> Setting:
+    """Get this process ready for shards; how it will run the backbone.
+
+    Raises as `embed_shard` does.
+    """
+    return _loaded(context).tuned.setting
 
 
 def embed_shard(shard: Shard) -> ShardResult:
@@ -73,28 +98,34 @@ def embed_shard(shard: Shard) -> ShardResult:
     _check_root(shard.context.root)
     loaded = _loaded(shard.context)
     store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
-    _compare_probe(store, loaded.backbone, loaded.probe)
-    started = time.time()
-    seconds = dict.fromkeys(PHASES, 0.0)
+    _compare_probe(store, loaded.backbone, loaded.tuned.probe)
+    seconds, started = dict.fromkeys(PHASES, 0.0), 0.0
     problems, names, vectors = list[Problem](), list[str](), list[Array]()
-    size = loaded.runtime.batch_size
-    with loaded.decoders.borrow() as decoder:
-        for start in range(0, len(shard.images), size):
-            batch = decoder.decode(shard.images[start : start + size])
-            problems += [Problem(*failed) for failed in batch.failed]
-            seconds["read"] += batch.read
-            seconds["decode"] += batch.decode
-            if batch.sha256:
-                begun = time.perf_counter()
-                embedded = loaded.runtime.embed(batch.pixels)
-                vectors.append(_stored(embedded, loaded.backbone, batch.sha256))
-                names += batch.sha256
-                seconds["forward"] += time.perf_counter() - begun
+    for batch in _decoded(shard, loaded):
+        started = started or batch.began
+        problems += [Problem(*failed) for failed in batch.failed]
+        seconds["read"] += batch.read
+        seconds["decode"] += batch.decode
+        if batch.sha256:
+            begun = time.perf_counter()
+            embedded = loaded.tuned.runtime.embed(batch.pixels)
+            vectors.append(_stored(embedded, loaded.backbone, batch.sha256))
+            names += batch.sha256
+            seconds["forward"] += time.perf_counter() - begun
     if names:
         begun = time.perf_counter()
         store.put(dataset.digests(names), np.concatenate(vectors))
         seconds["write"] += time.perf_counter() - begun
-    return ShardResult(len(names), tuple(problems), seconds, started)
+    return ShardResult(len(names), tuple(problems), seconds, time.time() - started, started)
+
+
+def _decoded(shard: Shard, loaded: _Loaded) -> Iterator[Batch]:
+    """The images of a shard, some batches of the backbone's at a time."""
+    step = loaded.tuned.setting.batch_size
+    size = step * -(-QUESTION // step)
+    elsewhere = loaded.tuned.runtime.device != "cpu"
+    with loaded.decoders.borrow() as decoder:
+        yield from decoder.stream(shard.images, size, ahead=elsewhere)
 
 
 def _check_root(root: str) -> None:
@@ -148,14 +179,18 @@ def _load(context: Context) -> _Loaded:
             f"{context.backbone}: fingerprint is {backbone.fingerprint} on this worker, "
             f"{context.fingerprint} where the run began; give both the same folder"
         )
+    wish = Wish(cores(), context.threads, context.sessions, context.batch_size)
     decoders = Decoders(Path(context.root), backbone.preprocessing)
     with _opening:
         _open.add(decoders)
-    runtime = runtimes.load(backbone, device=context.device, batch_size=context.batch_size)
-    probe = runtime.embed(frozen.probe_pixels(backbone.preprocessing))
-    if not np.isfinite(probe).all():
+    decoders.start(wish.threads or wish.cores)  # they get ready while the backbone is loaded
+    runtime = runtimes.load(backbone, device=context.device)
+    pixels = frozen.probe_pixels(backbone.preprocessing)
+    memory = Store(Path(context.store), backbone.fingerprint).folder
+    tuned = tune(runtime, pixels, wish=wish, memory=memory, measure=context.measure)
+    if not np.isfinite(tuned.probe).all():
         raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
-    return _Loaded(backbone, decoders, runtime, probe)
+    return _Loaded(backbone, decoders, tuned)
 
 
 def stop() -> None:

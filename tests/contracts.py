@@ -11,6 +11,7 @@ from pipeline import backbones, files, frozen, runtimes
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
 from pipeline.params import BackboneParams
+from pipeline.tuning import Wish, tune
 
 
 class BackboneContract:
@@ -151,7 +152,11 @@ class BackboneContract:
 
 
 def load(backbone: FrozenBackbone, batch_size: int | None) -> runtimes.Runtime:
-    return runtimes.load(backbone, device="cpu", batch_size=batch_size)
+    """As a worker loads it for that wish, without looking for the fastest way."""
+    runtime = runtimes.load(backbone, device="cpu")
+    probe = frozen.probe_pixels(backbone.preprocessing)
+    wish = Wish(cores=2, batch_size=batch_size)
+    return tune(runtime, probe, wish=wish, memory=Path("none"), measure=False).runtime
 
 
 def flat(fields: dict) -> list:

@@ -12,13 +12,13 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"errors", "files"},
+    {"cgroups", "errors", "files", "pace"},
     {"params"},
     {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes"},
-    {"embeddings", "formats", "heads", "metrics"},
+    {"embeddings", "formats", "heads", "metrics", "tuning"},
     {"evaluation", "worker"},
     {"changes", "extraction", "preparation", "selection"},
     {"planning", "reporting"},

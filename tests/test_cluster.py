@@ -226,7 +226,7 @@ def test_run__no_result_for_long__asks_whether_any_worker_is_left(monkeypatch, l
             raise KeyboardInterrupt
         return left
 
-    silent = cluster.Cluster(1, "3 workers of tls://x", Silent(), count)  # type: ignore[arg-type]
+    silent = cluster.Cluster(1, 1, "3 workers of tls://x", Silent(), count)  # type: ignore[arg-type]
     with pytest.raises(ClusterError if ends else KeyboardInterrupt) as error:
         list(silent.run(square, range(3)))
     if ends:
@@ -241,7 +241,7 @@ def test_run__futures_cancelled_since_the_scheduler_went_away__is_a_cluster_erro
             future.set_running_or_notify_cancel()
             return future
 
-    gone = cluster.Cluster(1, "1 worker", Gone(), lambda: 1)  # type: ignore[arg-type]
+    gone = cluster.Cluster(1, 1, "1 worker", Gone(), lambda: 1)  # type: ignore[arg-type]
     with pytest.raises(ClusterError, match="run the same command to go on"):
         list(gone.run(square, range(3)))
 

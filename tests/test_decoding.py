@@ -109,6 +109,67 @@ def test_decode__good_images__are_the_pixels_of_preprocess_in_order(photos):
     assert batch.decode > 0
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_stream__batches_of_any_size__are_what_decode_makes_of_all(spiteful, photos, ahead, size):
+    images = [picture(photos, f"{n}.png", 50 + n) for n in range(8)]
+    images.insert(3, picture(photos, "bad.png", 101))
+    images.insert(7, ("0" * 64, "none.png"))
+    decoders = Decoders(photos, RECIPE)
+    with decoders.borrow() as decoder:
+        batches = list(decoder.stream(images, size, ahead=ahead))
+    decoders.close()
+    assert [len(batch.sha256) + len(batch.failed) for batch in batches] == [
+        len(images[start : start + size]) for start in range(0, len(images), size)
+    ]
+    whole = decode(photos, images)
+    assert sum((batch.sha256 for batch in batches), []) == whole.sha256
+    assert sum((batch.failed for batch in batches), []) == whole.failed
+    np.testing.assert_array_equal(np.concatenate([b.pixels for b in batches]), whole.pixels)
+    begun = [batch.began for batch in batches]
+    assert begun == sorted(begun)
+    assert 0 < begun[0] < time.time()
+
+
+@pytest.mark.parametrize(
+    ("read", "ahead", "expected"), [(0.0, True, 2), (1e9, False, 2), (0.0, False, 1)]
+)
+def test_stream__slow_reading_or_asked_to__is_a_batch_ahead(
+    photos, monkeypatch, read, ahead, expected
+):
+    images = [picture(photos, f"{n}.png", 50 + n) for n in range(4)]
+    asked = []
+    real_ask, real_answers = Decoder._ask, Decoder._answers
+    monkeypatch.setattr(
+        Decoder, "_ask", lambda one, some: (asked.append(some), real_ask(one, some))
+    )
+
+    def answers(decoder, some):
+        batch = real_answers(decoder, some)
+        batch.read = read
+        return batch
+
+    monkeypatch.setattr(Decoder, "_answers", answers)
+    decoders = Decoders(photos, RECIPE)
+    with decoders.borrow() as decoder:
+        for number, _ in enumerate(decoder.stream(images, 1, ahead=ahead)):
+            assert len(asked) == min(number + expected, 4)
+    decoders.close()
+
+
+def test_start__threads_to_come__have_their_children_already(photos):
+    decoders = Decoders(photos, RECIPE)
+    decoders.start(3)
+    started = {decoder._child.pid for decoder in decoders._all}
+    with decoders.borrow() as one, decoders.borrow() as other:
+        assert {one._child.pid, other._child.pid} < started
+    decoders.start(3)
+    assert len(decoders._all) == 3
+    decoders.close()
+    decoders.start(4)
+    assert len(decoders._all) == 3
+
+
 def test_decode__again_and_again__asks_the_same_child(photos):
     images = [picture(photos, "a.png", 50)]
     decoders = Decoders(photos, RECIPE)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import dataset, frozen
-from pipeline.cli.doctor import cgroups, disk, store
+from pipeline import cgroups, dataset, frozen
+from pipeline.cli.doctor import disk, store
 from tests.doctor_desk import Desk, desk, own_mounts, without_root  # noqa: F401 - a fixture
 from tests.frozen_fixtures import edit_record, pixels  # noqa: F401 - a fixture
 from tests.test_doctor import QUICK

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import dataset, decoding, embeddings, extraction, frozen, worker
+from pipeline import dataset, decoding, embeddings, extraction, frozen, pace, worker
 from pipeline.dataset import Images
 from pipeline.decoding import Decoder, Stopped
 from pipeline.errors import (
@@ -31,6 +31,7 @@ from pipeline.extraction import Places, Summary, extract
 from pipeline.images import preprocess
 from pipeline.params import ExecutionParams
 from pipeline.store import Store
+from pipeline.worker import Context
 from tests.frozen_fixtures import edit_record, pixels, write_scaled
 from tests.test_decoding import spiteful
 
@@ -89,7 +90,8 @@ def photos(count: int) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD_IMAGES", (5, 5))
+    monkeypatch.setattr(pace, "LEAST", 5)
+    monkeypatch.setattr(pace, "MOST", 5)
 
 
 @pytest.fixture
@@ -140,13 +142,13 @@ def test_extract__one_added_changed_or_removed__computes_just_that(project, tmp_
     contents = photos(23)
     run(project)
     decoded = []
-    real = Decoder.decode
+    real = Decoder.stream
 
-    def counting(decoder, images):
+    def counting(decoder, images, size, **how):
         decoded.extend(path for _, path in images)
-        return real(decoder, images)
+        return real(decoder, images, size, **how)
 
-    monkeypatch.setattr(Decoder, "decode", counting)
+    monkeypatch.setattr(Decoder, "stream", counting)
     steps = [
         ({**contents, "new/a.png": png(100)}, (24, 1, 23, 0), ["new/a.png"]),
         ({**contents, "0/000.png": png(101)}, (23, 1, 22, 0), ["0/000.png"]),
@@ -173,7 +175,15 @@ def test_extract__photos_moved_and_renamed__computes_nothing(project, tmp_path):
 
 @pytest.mark.parametrize(
     "execution",
-    [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 64}, {"threads": 1}, {"threads": 5}],
+    [
+        {"batch_size": 1},
+        {"batch_size": 3},
+        {"batch_size": 64},
+        {"threads": 1},
+        {"threads": 5},
+        {"sessions": 1},
+        {"threads": 4, "sessions": 2, "batch_size": 7},
+    ],
     ids=str,
 )
 def test_extract__batch_and_threads__change_no_byte(project, tmp_path, execution):
@@ -184,7 +194,8 @@ def test_extract__batch_and_threads__change_no_byte(project, tmp_path, execution
 
 def test_extract__shards_cut_otherwise__change_no_byte(project, tmp_path, monkeypatch):
     expected = clean_run(tmp_path / "clean", photos(23), project.backbone)
-    monkeypatch.setattr(extraction, "SHARD_IMAGES", (1, 2))
+    monkeypatch.setattr(pace, "LEAST", 1)
+    monkeypatch.setattr(pace, "MOST", 2)
     run(project)
     assert len(list((project.store).glob("*/*.h5"))) > 10
     assert project.embeddings.read_bytes() == expected
@@ -239,7 +250,7 @@ def test_extract__two_dask_workers__change_no_byte(pixels, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import dataset, extraction, hdf5, worker
+from pipeline import dataset, extraction, hdf5, pace, worker
 from pipeline.params import ExecutionParams
 from tests.test_extraction import places_in
 
@@ -273,7 +284,7 @@ KILLS = {
 def main():
     place, name, number, last_words = KILLS[sys.argv[3]]
     setattr(place, name, at_call(number, last_words)(getattr(place, name)))
-    extraction.SHARD_IMAGES = (8, 8)
+    pace.LEAST = pace.MOST = 8
     places = places_in(Path(sys.argv[1]), Path(sys.argv[2]))
     extraction.extract(places, ExecutionParams(threads=1), max_failed=0)
 
@@ -283,7 +294,7 @@ main()
 KILLS = {  # what dies, and the images that are in the store then
     "a shard half written": 8,  # the probe, a shard, and half of another
     "a shard not yet renamed": 16,
-    "a batch computed": 32,
+    "a batch computed": 48,
     "the tracked file not sealed": 80,
     "the tracked file renamed": 80,
 }
@@ -414,10 +425,10 @@ def test_extract__every_image_fails__stops_whatever_may_fail(project):
 
 
 def test_extract__machine_short_of_memory__is_not_blamed_on_the_image(project, monkeypatch):
-    def short(_, images):
+    def short(_, images, *__, **___):
         raise ResourceError(f"{images[0][1]} cannot be read: memory ran out")
 
-    monkeypatch.setattr(Decoder, "decode", short)
+    monkeypatch.setattr(Decoder, "stream", short)
     with pytest.raises(ResourceError, match="memory ran out"):
         run(project, max_failed=1.0)
 
@@ -509,7 +520,7 @@ def test_extract__backbone_frozen_anew_in_the_same_folder__is_loaded_anew(projec
 def test_embed_shard__worker_with_another_backbone__is_refused_with_both(project):
     backbone = frozen.load(project.backbone)
     execution = ExecutionParams()
-    context = extraction._context(project, backbone, execution)
+    context = extraction._context(project, backbone, execution, 1)
     stale = replace(context, fingerprint="a" * 64)
     with pytest.raises(IntegrityError) as error:
         worker.embed_shard(worker.Shard(stale, (("0" * 64, "x.png"),)))
@@ -518,7 +529,7 @@ def test_embed_shard__worker_with_another_backbone__is_refused_with_both(project
 
 
 def test_embed_shard__worker_without_the_images__is_named_and_blames_none(project):
-    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams())
+    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams(), 1)
     elsewhere = replace(context, root=str(project.root / "not mounted"))
     with pytest.raises(
         ClusterError, match=rf"not mounted is not there on {socket.gethostname()}; mount"
@@ -536,7 +547,7 @@ def test_extract__stopped_while_it_loads__is_loaded_anew_by_the_next(project, mo
 
     slow.cache_clear = real.cache_clear
     monkeypatch.setattr(worker, "_load", slow)
-    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams())
+    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams(), 1)
     with pytest.raises(Stopped):
         worker._loaded(context)
     monkeypatch.setattr(worker, "_load", real)
@@ -562,6 +573,7 @@ def test_extract__notes_of_the_run__have_the_keys_of_the_design(project):
         "start_seconds",
         "images_per_second",
         "phases",
+        "verdict",
     }
     assert set(notes["phases"]) == {"read", "decode", "forward", "write", "wait"}
     assert (notes["images"], notes["computed"]) == (23, 23)
@@ -577,15 +589,19 @@ def test_extract__notes_of_the_run__have_the_keys_of_the_design(project):
 
 
 @pytest.mark.parametrize(("images", "slots"), [(1, 1), (40, 2), (3000, 2), (100_000, 64)])
-def test_shards__any_number_of_images__are_whole_and_within_bounds(images, slots):
-    few, many = extraction.SHARD_IMAGES
+@pytest.mark.parametrize("seconds", [1e-5, 0.01, 3.0])
+def test_shards__any_number_of_images__are_whole_and_within_bounds(images, slots, seconds):
     names = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)]
     table = Images(dataset.digests(names), tuple(map(str, range(images))), (1,) * images)
     missing = np.ones(images, bool)
     missing[::7] = images < 7
-    context = worker.Context("/photos", "/raw", "f" * 64, "/store", "cpu", None)
-    shards = extraction._shards(table, missing, context, slots)
+    context = Context("/photos", "/raw", "f" * 64, "/store", "cpu", None, None, None, False)
+    going = pace.Pace(int(missing.sum()), slots)
+    shards = []
+    for shard in extraction._shards(table, missing, context, going):
+        shards.append(shard)
+        going.add(len(shard.images), len(shard.images) * seconds)
     listed = [image for shard in shards for image in shard.images]
     assert listed == [(names[row], str(row)) for row in np.flatnonzero(missing)]
-    assert all(len(shard.images) <= many for shard in shards)
-    assert all(len(shard.images) >= few for shard in shards[:-1])
+    assert all(len(shard.images) <= pace.MOST for shard in shards)
+    assert all(len(shard.images) >= pace.LEAST for shard in shards[:-1])

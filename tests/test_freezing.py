@@ -16,6 +16,7 @@ from pipeline import files, frozen, runtimes
 from pipeline.backbones import freezing
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.params import BackboneParams
+from pipeline.runtimes import Setting
 from tests.frozen_fixtures import lite0, pixels
 
 __all__ = ["lite0", "pixels"]
@@ -189,7 +190,7 @@ def test_lite0__frozen_with_the_weights_of_the_wheel__makes_1280_values(lite0):
     assert backbone.fields["layer"] == "penultimate"
     assert backbone.file_sha256 == files.sha256_of(backbone.model)
     probe = frozen.probe_pixels(backbone.preprocessing)
-    vectors = runtimes.load(backbone, device="cpu", batch_size=None).embed(probe)
+    vectors = runtimes.load(backbone, device="cpu").embed(probe)
     assert vectors.shape == (len(probe), 1280)
     assert (vectors >= 0).all()  # behind the last ReLU6 and an average
     assert (vectors <= 6).all()
@@ -198,7 +199,6 @@ def test_lite0__frozen_with_the_weights_of_the_wheel__makes_1280_values(lite0):
 def test_lite0__one_thread_and_batches_of_any_size__change_no_bit(lite0):
     backbone = frozen.load(lite0)
     probe = frozen.probe_pixels(backbone.preprocessing)
-    by_size = [
-        runtimes.load(backbone, device="cpu", batch_size=size).embed(probe) for size in (1, 3, 13)
-    ]
+    runtime = runtimes.load(backbone, device="cpu")
+    by_size = [runtime.run_as(Setting(1, 1, size)).embed(probe) for size in (1, 3, 13)]
     assert by_size[0].tobytes() == by_size[1].tobytes() == by_size[2].tobytes()

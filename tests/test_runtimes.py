@@ -12,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline import files, frozen, runtimes
 from pipeline.errors import ConfigurationError, HeadstartError
+from pipeline.runtimes import Setting
 from pipeline.runtimes import onnx as onnx_runtime
-from pipeline.runtimes.onnx import CPU_BATCH, CUDA_BATCH, OnnxRuntime
+from pipeline.runtimes.onnx import BATCH, OnnxRuntime
+from pipeline.tuning import Wish, tune
 from tests.frozen_fixtures import edit_record, pixels
 
 __all__ = ["pixels"]
@@ -69,14 +71,14 @@ def test_load__unknown_runtime__names_the_near_miss_and_the_folder(pixels, tmp_p
 
     edit_record(folder, change)
     with pytest.raises(ConfigurationError) as error:
-        runtimes.load(frozen.load(folder), device="cpu", batch_size=None)
+        runtimes.load(frozen.load(folder), device="cpu")
     one_line(error.value, "unknown runtime 'onxx'; did you mean 'onnx'?", str(folder))
 
 
 def test_load__cuda_where_no_gpu_is__is_one_line(pixels, monkeypatch, capfd):
     monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: False)
     with pytest.raises(ConfigurationError) as error:
-        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
+        runtimes.load(frozen.load(pixels), device="cuda")
     one_line(error.value, "execution.device is cuda", "write device: cpu")
     assert capfd.readouterr() == ("", "")  # onnxruntime would fill a screen
 
@@ -85,9 +87,9 @@ def test_load__cuda_that_onnxruntime_was_not_built_for__is_one_line(pixels, monk
     monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: True)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ConfigurationError) as error:
-        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
+        runtimes.load(frozen.load(pixels), device="cuda")
     one_line(error.value, "the installed onnxruntime has no CUDA")
-    runtime = runtimes.load(frozen.load(pixels), device="auto", batch_size=None)
+    runtime = runtimes.load(frozen.load(pixels), device="auto")
     assert runtime.device == "cpu"
 
 
@@ -105,21 +107,14 @@ def test_load__provider_that_falls_back_silently__is_refused(pixels, monkeypatch
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallsBack)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(ConfigurationError, match="CUDAExecutionProvider does not run here"):
-        runtimes.load(frozen.load(pixels), device="cuda", batch_size=None)
-
-
-@pytest.mark.parametrize("asked", [None, 1, 3, 4, 5, 100])
-def test_batch_size__on_the_cpu__is_a_whole_number_of_the_one_shape(pixels, asked):
-    runtime = runtimes.load(frozen.load(pixels), device="cpu", batch_size=asked)
-    assert runtime.batch_size % CPU_BATCH == 0
-    assert 0 <= runtime.batch_size - (asked or CPU_BATCH) < CPU_BATCH
+        runtimes.load(frozen.load(pixels), device="cuda")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
 def test_embed__any_number_of_images__gives_a_row_each(pixels, count):
     backbone = frozen.load(pixels)
     given = images(count)
-    vectors = runtimes.load(backbone, device="cpu", batch_size=None).embed(given)
+    vectors = runtimes.load(backbone, device="cpu").embed(given)
     assert vectors.dtype == np.float32
     planes = given.transpose(0, 3, 1, 2).reshape(count, -1)
     np.testing.assert_array_equal(vectors, planes.astype(np.float32) / np.float32(255))
@@ -131,17 +126,14 @@ def test_embed__model_that_rounds_otherwise_for_one_image__is_equal_bit_for_bit(
     alone = np.concatenate([session.run(None, {"images": row[None]})[0] for row in given])
     (together,) = session.run(None, {"images": given})
     assert alone.tobytes() != together.tobytes()  # what the runtime must not show
-    runs = [
-        runtimes.load(averaging, device="cpu", batch_size=size).embed(given)
-        for size in (None, 1, 2, 3, 8)
-    ]
-    runtime = runtimes.load(averaging, device="cpu", batch_size=None)
+    runtime = runtimes.load(averaging, device="cpu")
+    runs = [runtime.embed(given)]
     runs.append(np.concatenate([runtime.embed(row[None]) for row in given]))
     assert {run.tobytes() for run in runs} == {runs[0].tobytes()}
 
 
 def test_embed__several_threads_at_once__change_no_bit(averaging):
-    runtime = runtimes.load(averaging, device="cpu", batch_size=None)
+    runtime = runtimes.load(averaging, device="cpu")
     given = images(64)
     expected = runtime.embed(given)
     with ThreadPoolExecutor(8) as pool:
@@ -160,12 +152,16 @@ class Recording:
         return [inputs["images"].reshape(len(inputs["images"]), -1).astype(np.float32)]
 
 
-@pytest.mark.parametrize(("asked", "step"), [(None, CUDA_BATCH), (8, 8)])
-def test_embed__on_a_gpu__keeps_one_batch_shape(pixels, monkeypatch, asked, step):
+@pytest.mark.parametrize(("asked", "step"), [(None, BATCH["cuda"]), (8, 8)])
+def test_embed__on_a_gpu__keeps_one_batch_shape(pixels, monkeypatch, tmp_path, asked, step):
     session = Recording()
     monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
     monkeypatch.setattr(onnx_runtime, "open_session", lambda *_: session)
-    runtime = OnnxRuntime(frozen.load(pixels), "cuda", asked)
+    loaded = OnnxRuntime.load(frozen.load(pixels), "cuda")
+    wish = Wish(cores=2, batch_size=asked)
+    runtime = tune(loaded, images(3), wish=wish, memory=tmp_path, measure=True).runtime
+    session.counts.clear()
+    assert list(tmp_path.iterdir()) == []
     assert runtime.batch_size == step
     for count in (1, step - 1, step, 2 * step + 3):
         given = images(count)
@@ -185,5 +181,28 @@ def test_session__on_the_cpu__is_one_thread_that_callers_share(pixels, monkeypat
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    OnnxRuntime(frozen.load(pixels), "cpu", None)
+    OnnxRuntime.load(frozen.load(pixels), "cpu")
     assert seen == {"threads": 1, "providers": [("CPUExecutionProvider", {})]}
+
+
+def test_run_as__fewer_sessions_than_threads__shares_the_cores_out_among_them(
+    averaging, monkeypatch
+):
+    opened = []
+    real = onnx_runtime.open_session
+
+    def opening(model, device, *, cores=1):
+        opened.append(cores)
+        return real(model, device, cores=cores)
+
+    monkeypatch.setattr(onnx_runtime, "open_session", opening)
+    runtime = runtimes.load(averaging, device="cpu")
+    shared = runtime.run_as(Setting(threads=4, sessions=2, batch_size=8))
+    assert opened == [1, 2, 2]
+    assert runtime.run_as(Setting(threads=4, sessions=4, batch_size=2)).idle is None
+    assert opened == [1, 2, 2]
+    given = images(64)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(shared.embed, [given] * 8):
+            assert got.tobytes() == runtime.embed(given).tobytes()
+    assert shared.idle.qsize() == 2

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ CPU_SECONDS = 30.0
 CLOCK_SECONDS = 120.0
 """What it may take by the clock, for a decoder that waits for something for ever."""
 
+SLOW_READING = 0.5
+"""Reading is slow where it takes more than this share of the time that decoding does."""
+
 _PIPE_BYTES = 1 << 20
 _CHILD = "from pipeline.decoding.child import main; main()"
 _LIBRARY = str(Path(__file__).parents[2])
@@ -50,7 +54,8 @@ class Batch:
     """What became of some images, in their order.
 
     sha256: of those that were decoded; pixels: (N, crop, crop, 3) uint8, theirs; failed:
-    (path, sha256, reason, detail) of the others; read, decode: seconds.
+    (path, sha256, reason, detail) of the others; read, decode: seconds; began: when the first
+    was asked for of a child that was ready, a time.time().
     """
 
     sha256: list[str]
@@ -58,6 +63,7 @@ class Batch:
     failed: list[tuple[str, str, str, str]]
     read: float = 0.0
     decode: float = 0.0
+    began: float = 0.0
 
 
 class Decoder:
@@ -71,9 +77,30 @@ class Decoder:
         self._order = json.dumps({"root": str(root), "recipe": recipe.as_dict(), **limits})
         self._shape = (recipe.crop, recipe.crop, 3)
         self._stopped = False
+        self._asked = 0.0
         self._changing = threading.Lock()
         self._ready = False
         self._child = _start(self._order)
+
+    def stream(
+        self, images: Sequence[tuple[str, str]], size: int, *, ahead: bool = False
+    ) -> Iterator[Batch]:
+        """Decode the images in batches of `size`; see `decode`.
+
+        ahead: ask for the next batch before the one at hand is worked on, for work that leaves
+        the processor free; where reading is slow, that is done anyway.
+        """
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        asked = False
+        for number, batch in enumerate(batches):
+            if not asked:
+                self._ask(batch)
+            done = self._answers(batch)
+            following = batches[number + 1 : number + 2]
+            asked = bool(following) and (ahead or done.read > SLOW_READING * done.decode)
+            if asked:
+                self._ask(following[0])
+            yield done
 
     def decode(self, images: Sequence[tuple[str, str]]) -> Batch:
         """Decode the images, given as (sha256, path).
@@ -83,11 +110,17 @@ class Decoder:
         `crashed`, `timeout` or `out_of_memory`. Raises OSError or ResourceError where this
         machine is short of something, Stopped where `close` was called.
         """
-        batch = Batch([], np.empty((len(images), *self._shape), np.uint8), [])
+        self._ask(images)
+        return self._answers(images)
+
+    def _answers(self, images: Sequence[tuple[str, str]]) -> Batch:
+        """What was asked for; a child that dies is asked again for what it left out."""
+        batch = Batch([], np.empty((len(images), *self._shape), np.uint8), [], began=self._asked)
         todo = list(images)
-        while (answered := self._ask(todo, batch)) < len(todo):
+        while (answered := self._take(todo, batch)) < len(todo):
             self._try_again(todo[answered], batch)
             todo = todo[answered + 1 :]
+            self._ask(todo)
         batch.pixels = batch.pixels[: len(batch.sha256)]
         return batch
 
@@ -101,13 +134,16 @@ class Decoder:
         """Wait for the end of a child that was closed."""
         _wait(self._child)
 
-    def _ask(self, images: Sequence[tuple[str, str]], batch: Batch) -> int:
-        """Have images decoded; how many were answered before the child died, if it did."""
+    def _ask(self, images: Sequence[tuple[str, str]]) -> None:
+        self._wait_until_ready()
+        self._asked = time.time()
         with suppress(BrokenPipeError):
             to_child = cast("IO[bytes]", self._child.stdin)
             to_child.write(json.dumps(images).encode() + b"\n")
             to_child.flush()
-        self._wait_until_ready()
+
+    def _take(self, images: Sequence[tuple[str, str]], batch: Batch) -> int:
+        """Take in the answers; how many there were before the child died, if it did."""
         for number, image in enumerate(images):
             if not self._answer(image, batch):
                 return number
@@ -158,7 +194,8 @@ class Decoder:
         """
         died = self._restart()
         if died != -signal.SIGPROF:
-            if self._ask([image], batch):
+            self._ask([image])
+            if self._take([image], batch):
                 return
             died = self._restart()
         sha256, path = image
@@ -248,6 +285,13 @@ class Decoders:
                 return self._idle.pop()
             self._all.append(Decoder(self.root, self.recipe))
             return self._all[-1]
+
+    def start(self, count: int) -> None:
+        """Start children for that many threads now, rather than as each is asked for."""
+        with self._lock:
+            while len(self._all) < count and not self.closed:
+                self._all.append(Decoder(self.root, self.recipe))
+                self._idle.append(self._all[-1])
 
     def close(self) -> None:
         """End every child; who waits for one gets Stopped."""

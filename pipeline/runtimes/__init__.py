@@ -1,6 +1,7 @@
 """A frozen backbone, loaded: (N, H, W, 3) uint8 -> (N, D) float32. Chosen by name."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import ConfigurationError
@@ -9,33 +10,54 @@ from pipeline.images import Pixels
 from pipeline.params import unknown
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How a backbone is run; mechanics, never part of a result.
+
+    threads: callers at once; sessions: how many of them are in the backbone at once, the cores
+    shared out among them; batch_size: images a pass.
+    """
+
+    threads: int
+    sessions: int
+    batch_size: int
+
+
 class Runtime(Protocol):
     """What runs a frozen backbone. A vector does not depend on its batch.
 
-    batch_size: how many images `embed` should be given at a time.
+    device: `cpu` or `cuda`; batch_size: images a pass; version: of the library that runs it.
     """
 
-    batch_size: int
+    @property
+    def device(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def version(self) -> str: ...
 
     def embed(self, images: Pixels) -> Vectors:
-        """(N, H, W, 3) uint8 -> (N, D) float32. Safe to call from several threads."""
+        """(N, H, W, 3) uint8 -> (N, D) float32, any N. Safe to call from several threads."""
+
+    def run_as(self, setting: Setting) -> "Runtime":
+        """The same backbone run in another way; what is loaded is shared."""
 
 
-def load(backbone: FrozenBackbone, *, device: str, batch_size: int | None) -> Runtime:
-    """Load a frozen backbone on `auto`, `cpu` or `cuda`; batch_size None: the runtime's choice.
+def load(backbone: FrozenBackbone, *, device: str) -> Runtime:
+    """Load a frozen backbone on `auto`, `cpu` or `cuda`, to run in the plainest way.
 
     Raises ConfigurationError where the runtime is unknown or the device is not there.
     """
     name = str(backbone.fields["runtime"])
     if name not in RUNTIMES:
         raise ConfigurationError(f"{backbone.folder}: {unknown('runtime', name, RUNTIMES)}")
-    return RUNTIMES[name](backbone, device, batch_size)
+    return RUNTIMES[name](backbone, device)
 
 
-def _onnx(backbone: FrozenBackbone, device: str, batch_size: int | None) -> Runtime:
+def _onnx(backbone: FrozenBackbone, device: str) -> Runtime:
     from pipeline.runtimes import onnx
 
-    return onnx.OnnxRuntime(backbone, device, batch_size)
+    return onnx.OnnxRuntime.load(backbone, device)
 
 
-RUNTIMES: dict[str, Callable[[FrozenBackbone, str, int | None], Runtime]] = {"onnx": _onnx}
+RUNTIMES: dict[str, Callable[[FrozenBackbone, str], Runtime]] = {"onnx": _onnx}

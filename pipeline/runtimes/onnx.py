@@ -1,9 +1,10 @@
 """The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores."""
 
 import ctypes
-import math
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import onnxruntime
@@ -11,35 +12,66 @@ import onnxruntime
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
+from pipeline.runtimes import Setting
 
-CPU_BATCH = 4
-CUDA_BATCH = 128
+BATCH = {"cpu": 4, "cuda": 128}
+"""Images a pass in the plainest way, whose results are the reference."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+Sessions = SimpleQueue[onnxruntime.InferenceSession]
 
+
+@dataclass(frozen=True)
 class OnnxRuntime:
-    """A session on one device; see `pipeline.runtimes.Runtime`.
+    """Sessions on one device; see `pipeline.runtimes.Runtime`.
 
-    Kernels are chosen by shape, on a GPU and, for a batch of one, on the CPU: so each call has
-    the same, the last one padded, and on the CPU it is the same whatever batch_size was asked
-    for. A row's result is then bit-equal for every batch size, neighbour and thread count.
+    Kernels are chosen by shape, on a GPU and, for a batch of one, on the CPU: so each pass has
+    the same, the last one padded. A row's result is then bit-equal for every neighbour and
+    thread count; whether it is for another batch size, `pipeline.tuning` finds out.
+    idle: None where any number of callers may be in the first session at once.
     """
 
-    def __init__(self, backbone: FrozenBackbone, device: str, batch_size: int | None) -> None:
-        self.device = _device(device)
-        self._step = CPU_BATCH if self.device == "cpu" else batch_size or CUDA_BATCH
-        self.batch_size = self._step * math.ceil((batch_size or self._step) / self._step)
-        self._session = open_session(backbone.model, self.device)
+    model: Path
+    device: str
+    batch_size: int
+    first: onnxruntime.InferenceSession
+    idle: Sessions | None = None
+    version: str = onnxruntime.__version__
+
+    @classmethod
+    def load(cls, backbone: FrozenBackbone, device: str) -> "OnnxRuntime":
+        """Open the model. Raises ConfigurationError where the device is not there."""
+        found = _device(device)
+        session = open_session(backbone.model, found)
+        return cls(backbone.model, found, BATCH[found], session)
+
+    def run_as(self, setting: Setting) -> "OnnxRuntime":
+        """See `pipeline.runtimes.Runtime`."""
+        cores = setting.threads // setting.sessions
+        if self.device != "cpu" or cores <= 1:
+            return replace(self, batch_size=setting.batch_size, idle=None)
+        idle = Sessions()
+        for _ in range(setting.sessions):
+            idle.put(open_session(self.model, self.device, cores=cores))
+        return replace(self, batch_size=setting.batch_size, idle=idle)
 
     def embed(self, images: Pixels) -> Vectors:
         """See `pipeline.runtimes.Runtime`."""
-        count, step = len(images), self._step
+        count, step = len(images), self.batch_size
         if padding := -count % step:
             images = np.concatenate([images, np.repeat(images[-1:], padding, axis=0)])
         batches = [images[start : start + step] for start in range(0, len(images), step)]
-        vectors = [self._session.run(None, {"images": batch})[0] for batch in batches]
-        return np.concatenate(vectors)[:count]
+        return np.concatenate([self._pass(batch) for batch in batches])[:count]
+
+    def _pass(self, batch: Pixels) -> Vectors:
+        session = self.idle.get() if self.idle else self.first
+        try:
+            vectors: Vectors = session.run(None, {"images": batch})[0]
+        finally:
+            if self.idle:
+                self.idle.put(session)
+        return vectors
 
 
 def _device(wanted: str) -> str:
@@ -69,10 +101,12 @@ def gpu_present() -> bool:
     )
 
 
-def open_session(model: Path | bytes, device: str) -> onnxruntime.InferenceSession:
+def open_session(
+    model: Path | bytes, device: str, *, cores: int = 1
+) -> onnxruntime.InferenceSession:
     """A session for a model on `cpu` or `cuda`. Raises ConfigurationError where that fails."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if device == "cuda":

@@ -1,10 +1,9 @@
 """Memory, processor cores and open files against what a run takes."""
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.cli.doctor import cgroups
+from pipeline import cgroups
 from pipeline.cli.doctor.disk import human
 from pipeline.cli.doctor.finding import Finding, Place, error, ok, warning
 from pipeline.errors import ResourceError
@@ -65,19 +64,18 @@ def cores(place: Place) -> Iterator[Finding]:
     """Workers and threads against the cores that this process may use."""
     from pipeline.cluster import cores as counted
 
-    there, allowed = counted(), cgroups.cores_allowed()
-    text = f"{there} for this process"
+    usable, allowed = counted(), cgroups.cores_allowed()
+    text = f"{usable} for this process"
     execution = place.project.params.execution if place.project else None
-    usable = min(there, math.ceil(allowed)) if allowed is not None else there
-    if usable < there:
-        text += f", of which this container may use {allowed:g}"
+    if allowed is not None:
+        text += f"; its container may use {allowed:g}"
     if execution is None or execution.scheduler:
         yield ok(text)
         return
     processes, threads = _spread(execution)
     if threads > usable:
         text += f"; params.yaml runs {threads} threads in {processes} processes, which wait in turn"
-        fix = "workers: auto, threads: " + ("auto" if usable == there else str(usable))
+        fix = "workers: auto, threads: auto"
         yield warning(text, f"in params.yaml, under execution, write {fix}")
     else:
         yield ok(f"{text}; a run uses {threads} threads")

@@ -1,0 +1,174 @@
+"""How to run a backbone fastest on this machine: measured once, remembered beside its shards.
+
+The plainest way, one core a pass and the runtime's own batch size, is the reference. On a CPU
+only what gives the probe's images the same bits is a choice, so that no choice changes a result.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import files
+from pipeline.frozen import Vectors
+from pipeline.images import Pixels
+from pipeline.runtimes import Runtime, Setting
+
+BATCHES = (1, 2, 4, 8)
+"""Images a pass that are tried: larger ones lose on a CPU, whose caches they leave."""
+
+FEW_SESSIONS_BATCH = 8
+"""Images a pass where several cores share one: less than that keeps them waiting."""
+
+FEWER_THREADS_GAIN = 1.1
+"""How much faster fewer threads must be: decoding, which is not measured, can use them all."""
+
+PATIENCE = 1.0
+"""Seconds after which nothing more is tried."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What params.yaml asks for; None: the fastest. cores: what there is to share."""
+
+    cores: int
+    threads: int | None = None
+    sessions: int | None = None
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A runtime as it is to be used. probe: what it makes of the probe's images."""
+
+    runtime: Runtime
+    setting: Setting
+    probe: Vectors
+
+
+def tune(runtime: Runtime, images: Pixels, *, wish: Wish, memory: Path, measure: bool) -> Tuned:
+    """The fastest way to run a backbone, within a wish.
+
+    runtime: as it was loaded; images: the probe's; memory: folder where a choice is remembered;
+    measure: whether to look for one where none is, which takes up to PATIENCE and a bit.
+    """
+    plain = _plain(runtime, wish)
+    if runtime.device != "cpu":  # there a batch size changes bits: it is asked for, or the default
+        chosen = runtime.run_as(plain)
+        return Tuned(chosen, plain, chosen.embed(images))
+    path = memory / f"speed-{_key(runtime, wish)}.json"
+    if found := _recall(path, runtime, images):
+        return found
+    reference = Tuned(runtime, plain, runtime.embed(images))
+    if not measure and wish.batch_size in (None, runtime.batch_size) and wish.sessions is None:
+        return reference
+    chosen_way, rates = _fastest(reference, images, _ways(plain, wish, runtime.batch_size))
+    note = {
+        "setting": asdict(chosen_way.setting),
+        "probe_sha256": _digest(reference.probe),
+        "images_per_second": rates,
+    }
+    if measure:
+        files.write_json(path, note)
+    return chosen_way
+
+
+def _plain(runtime: Runtime, wish: Wish) -> Setting:
+    threads = wish.threads or wish.cores
+    on_cpu = runtime.device == "cpu"
+    batch_size = runtime.batch_size if on_cpu else wish.batch_size or runtime.batch_size
+    return Setting(threads, threads, batch_size)
+
+
+def _ways(plain: Setting, wish: Wish, batch_size: int) -> Iterator[Setting]:
+    """What to try, the likeliest first."""
+    batches = (wish.batch_size,) if wish.batch_size else (batch_size, *BATCHES)
+    sessions = wish.sessions or plain.threads
+    for size in dict.fromkeys(batches):
+        yield Setting(plain.threads, min(sessions, plain.threads), size)
+    fewer = sorted({plain.threads // 2, 1} - {0, plain.threads}, reverse=True)
+    if wish.sessions is None:
+        for count in fewer:
+            yield Setting(plain.threads, count, wish.batch_size or FEW_SESSIONS_BATCH)
+        if wish.threads is None and fewer:  # two threads a core may be too many
+            yield Setting(fewer[0], fewer[0], wish.batch_size or batch_size)
+
+
+def _fastest(
+    reference: Tuned, images: Pixels, ways: Iterable[Setting]
+) -> tuple[Tuned, dict[str, float]]:
+    """The fastest of those that give the reference's bits; and images a second of each."""
+    begun = time.monotonic()
+    tried = dict[Setting, Runtime]()
+    rates = dict[Setting, float]()
+    for setting in ways:
+        if time.monotonic() - begun > PATIENCE:
+            break
+        runtime = reference.runtime.run_as(setting)
+        rate, vectors = _pass(runtime, setting, images)
+        if vectors == reference.probe.tobytes():
+            tried[setting], rates[setting] = runtime, rate
+    for setting in tried:  # once more, since others use the machine too
+        if len(tried) > 1 and time.monotonic() - begun <= PATIENCE:
+            rates[setting] = max(rates[setting], _pass(tried[setting], setting, images)[0])
+    told = {_words(setting): round(rate, 1) for setting, rate in rates.items()}
+    if not tried:
+        return reference, told
+    best = max(rates, key=lambda setting: rates[setting] / _handicap(setting, reference.setting))
+    return Tuned(tried[best], best, reference.probe), told
+
+
+def _handicap(setting: Setting, plain: Setting) -> float:
+    return FEWER_THREADS_GAIN if setting.threads < plain.threads else 1.0
+
+
+def _pass(runtime: Runtime, setting: Setting, images: Pixels) -> tuple[float, bytes]:
+    """Images a second with every thread at work, and the vectors of the first round of images."""
+    size = setting.batch_size
+    whole = -(-len(images) // size) * size
+    rounds = -(-setting.threads * size // whole)
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    with ThreadPoolExecutor(setting.threads) as pool:
+        begun = time.perf_counter()
+        vectors = list(pool.map(runtime.embed, batches * rounds))
+        seconds = time.perf_counter() - begun
+    return whole * rounds / seconds, np.concatenate(vectors[: len(batches)]).tobytes()
+
+
+def _words(setting: Setting) -> str:
+    return f"{setting.threads} threads, {setting.sessions} sessions, batch {setting.batch_size}"
+
+
+def _recall(path: Path, runtime: Runtime, images: Pixels) -> Tuned | None:
+    """What was chosen before, if it still gives the bits that it gave then."""
+    try:
+        note = json.loads(path.read_bytes())
+        setting = Setting(**note["setting"])
+        chosen = runtime.run_as(setting)
+        probe = chosen.embed(images)
+        return Tuned(chosen, setting, probe) if note["probe_sha256"] == _digest(probe) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _digest(probe: Vectors) -> str:
+    return files.sha256_of_bytes(probe.tobytes())
+
+
+def _key(runtime: Runtime, wish: Wish) -> str:
+    """Which machine, library and wish a choice is for."""
+    machine = [platform.machine(), _processor(), runtime.device, runtime.version]
+    return files.sha256_of_json([machine, asdict(wish)])[:16]
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line for line in file if line.startswith("model name")).strip()
+    except (OSError, StopIteration):
+        return platform.processor()
