@@ -6,6 +6,9 @@ field) and sha256 (of each dataset) as sorted JSON. Behind the HDF5 file stands 
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,12 @@ from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array, Attributes, PlainFile
 
 FORMAT_VERSION = 1
+
+CHILD_SECONDS = 60.0
+"""What looking into a damaged file may take."""
+
+_CHILD = "import sys, pathlib, pipeline.embeddings as e; e.complain(pathlib.Path(sys.argv[1]))"
+_LIBRARY = str(Path(__file__).parents[1])
 
 
 @dataclass(frozen=True)
@@ -97,15 +106,42 @@ def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Ar
 
 def open(path: Path) -> Embeddings:
     """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
-    sealed = hdf5.is_sealed(path)
+    if path.exists() and not hdf5.is_sealed(path):
+        raise IntegrityError(_complaint(path))
+    return _opened(path, _plain(path), trusted=True)
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a file that is not sealed.
+
+    HDF5 may crash or never end on a damaged file, so another process looks into it.
+    """
+    libraries = os.pathsep.join(filter(None, (_LIBRARY, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-c", _CHILD, str(path)]
+    environment = {**os.environ, "PYTHONPATH": libraries}
     try:
-        plain = hdf5.open_plain(path)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=CHILD_SECONDS, check=False
+        )
+        found = done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    except subprocess.TimeoutExpired:
+        found = ""
+    return found or f"{path}: it was damaged or edited outside its data; {_again(path)}"
+
+
+def complain(path: Path) -> None:
+    """Print how a file that is not sealed contradicts itself; nothing where it does not."""
+    try:
+        _opened(path, _plain(path), trusted=False)
+    except IntegrityError as error:
+        print(error, end="")
+
+
+def _plain(path: Path) -> PlainFile:
+    try:
+        return hdf5.open_plain(path)
     except IntegrityError as error:
         raise IntegrityError(f"{error}; {_again(path)}") from None
-    opened = _opened(path, plain, trusted=sealed)
-    if not sealed:
-        raise IntegrityError(f"{path}: it was damaged or edited outside its data; {_again(path)}")
-    return opened
 
 
 def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:

@@ -84,6 +84,12 @@ class Store:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
 
+        try:
+            self.reference_probe()
+        except IntegrityError as error:
+            print(f"headstart: {error}; deleted, it is made anew", file=sys.stderr)
+            self._probe.unlink(missing_ok=True)
+
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has."""
         held = [shard.sha256 for shard in self._shards.values()]
@@ -127,14 +133,17 @@ class Store:
         return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
 
     def reference_probe(self) -> Vectors | None:
-        """What the first machine made of the probe, (K, D) float32; None before any did."""
+        """What the first machine made of the probe, (K, D) float32; None before any did.
+
+        Raises IntegrityError where it is damaged; the next `refresh` deletes it.
+        """
         try:
             content = self._probe.read_bytes()
         except FileNotFoundError:
             return None
         body, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
         if hashlib.sha256(body).digest() != mark:
-            raise IntegrityError(f"{self._probe} is damaged; delete it and run again")
+            raise IntegrityError(f"{self._probe} is damaged")
         probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
         return probe
 
