@@ -9,6 +9,7 @@ HDF5 reads it.
 import hashlib
 import io
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from pipeline.hdf5 import Array
 
 BLOCK_ROWS = 8192
 _MARK_BYTES = hashlib.sha256().digest_size
+
+_parsing = threading.Lock()
+"""numpy parses a header as Python, which threads cannot do at once (python/cpython#106905)."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ class Store:
         body, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
         if hashlib.sha256(body).digest() != mark:
             raise IntegrityError(f"{self._probe} is damaged")
-        probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
+        with _parsing:
+            probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
         return probe
 
     def put_probe(self, vectors: Vectors) -> None:
