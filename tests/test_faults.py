@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,42 @@ def test_extract__disk_fails_or_it_is_killed_here_and_there__leaves_nothing_torn
         for kind, error in FAULTS:
             every_place(firing, kind, error, step)
         every_place(firing, "any", KILL, 2 * step)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(command, check=False).returncode:
+        pytest.skip("this user may not mount a small disk; ENOSPC is injected by other tests")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 8, 32])
+def test_extract__full_disk__is_exit_5_and_one_line_and_goes_on_when_there_is_room(
+    embedded, small_disk, tmp_path, free
+):
+    """free: KiB that are left for the store and the embeddings, too few by some way or little."""
+    expected = content(embedded.folder / "artifacts")["embeddings/raw.h5"]
+    skip = shutil.ignore_patterns("artifacts", "before")
+    project = Project(shutil.copytree(embedded.folder, tmp_path / "project", ignore=skip))
+    shutil.copytree(embedded.folder / "before/extract raw", small_disk / "artifacts")
+    (project.folder / "artifacts").symlink_to(small_disk / "artifacts")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 1024 * free))
+    done = project.stage("extract", "raw")
+    assert done.code == 5, done.text
+    assert done.err.startswith("headstart: error: the disk is full at ")
+    assert done.err.count("\n") == 1
+    assert not (small_disk / "artifacts/embeddings/raw.h5").exists()
+    assert [*small_disk.rglob(f"*{files.PARTIAL}")] == []
+    ballast.unlink()
+    done = project.stage("extract", "raw")
+    assert done.code == 0, done.text
+    assert (small_disk / "artifacts/embeddings/raw.h5").read_bytes() == expected
 
 
 @pytest.mark.slow
