@@ -24,10 +24,15 @@ TOP_REASONS = 8
 EXAMPLE_WIDTH = 120
 """How long the example of each may be, in characters."""
 
+_READ_ROWS = 8192
+
 PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
 
 _IMAGES = pa.schema([("sha256", pa.string()), ("path", pa.string()), ("bytes", pa.int64())])
 _LABELS = pa.schema([(name, pa.string()) for name in ("path", "sha256", "label", "split", "group")])
+
+
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what was freed from the others
 
 
 class Split(StrEnum):
@@ -140,10 +145,15 @@ def read_images(path: Path) -> Images:
     """Read images.parquet. Raises IntegrityError where it is not one."""
     table = _read(path, _IMAGES)
     return Images(
-        sha256=digests(table["sha256"].to_pylist()),
+        sha256=np.concatenate([digests(part.to_pylist()) for part in _chunks(table["sha256"])]),
         path=tuple(table["path"].to_pylist()),
         bytes=tuple(table["bytes"].to_pylist()),
     )
+
+
+def _chunks(column: pa.ChunkedArray) -> list[pa.Array]:
+    """At least one, for a column without a row."""
+    return column.chunks or [pa.array([], column.type)]
 
 
 def write_labels(path: Path, labels: Labels) -> None:
@@ -187,7 +197,9 @@ def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> N
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table takes 20 MB more, and more by the row
+            batches = list(file.iter_batches(_READ_ROWS, use_threads=False))
+            table = pa.Table.from_batches(batches, file.schema_arrow)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
     except (pa.ArrowException, OSError) as error:

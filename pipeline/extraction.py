@@ -1,6 +1,7 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from pipeline import dataset, embeddings, files, frozen, worker
+from pipeline import dataset, embeddings, files, frozen, uses, worker
 from pipeline.cluster import Cluster, cores, is_here, open_cluster
 from pipeline.dataset import Images, Problem
 from pipeline.errors import ConfigurationError, InputError
@@ -84,8 +85,11 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     backbone = frozen.load(places.backbone)
     images = dataset.read_images(places.images)
     store = Store(places.store, backbone.fingerprint)
+    changed = uses.note(places.store, backbone)
     store.refresh()
     missing = store.missing(images.sha256)
+    if changed and missing.any():
+        print(f"headstart: {changed}", file=sys.stderr)
     summary = Summary(images=len(missing), reused=int((~missing).sum()))
     problems: list[Problem] = []
     if missing.any():
@@ -97,8 +101,11 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
             worker.stop()
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
     store.refresh()
-    failed = dataset.digests(problem.sha256 for problem in problems)
-    kept = images.sha256[~np.isin(images.sha256, failed)]
+    kept = images.sha256
+    del images  # the paths, which a large run need not hold any longer
+    if problems:
+        failed = dataset.digests(problem.sha256 for problem in problems)
+        kept = kept[~np.isin(kept, failed)]
     embeddings.write(places.embeddings, backbone, kept, store.blocks(kept))
     dataset.write_problems(places.problems, problems)
     _finish(summary)

@@ -70,7 +70,11 @@ def _machine() -> str:
 
 def sweep(folder: Path) -> None:
     """Remove what writers left in `folder` that are dead, or untouched for LEFT_SECONDS."""
-    for left in folder.glob(f".*{PARTIAL}"):
+    try:
+        found = list(folder.glob(f".*{PARTIAL}"))
+    except FileNotFoundError:  # the folder itself was removed meanwhile
+        return
+    for left in found:
         with suppress(OSError):
             if _has_lost_its_writer(left):
                 _remove(left)

@@ -113,20 +113,6 @@ def altered(fields: Mapping[str, Any], recorded: Mapping[str, str]) -> list[str]
     ]
 
 
-def differences(fields: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """Which fields differ between two records, with both values: `storage is "a", not "b"`."""
-    mine, theirs = leaves(fields), leaves(others)
-    return [
-        f"{name} is {_shown(mine, name)}, not {_shown(theirs, name)}"
-        for name in sorted(mine.keys() | theirs.keys())
-        if _shown(mine, name) != _shown(theirs, name)
-    ]
-
-
-def _shown(values: dict[str, Any], name: str) -> str:
-    return json.dumps(values[name], sort_keys=True) if name in values else "absent"
-
-
 def write(backbone: FrozenBackbone) -> None:
     """Write backbone.json beside the model file."""
     record = {

@@ -27,6 +27,10 @@ _KINDS = "fS"
 """numpy kinds a dataset may have: floats and fixed-length bytes."""
 
 
+_READ_BYTES = 1 << 20
+_SHA256_DIGITS = 64
+
+
 @dataclass(frozen=True)
 class PlainFile:
     """Read-only maps of a file's datasets, by name, and its root attributes."""
@@ -118,10 +122,28 @@ def digest(array: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
 
+def digest_on_disk(array: Mapped) -> str:
+    """Hex sha256 of a mapped dataset's bytes, read rather than mapped: memory stays flat."""
+    with open(str(array.filename), "rb", buffering=0) as file:
+        file.seek(array.offset)
+        return _sha256_of_next(file, array.nbytes)
+
+
+def _sha256_of_next(file: io.FileIO, count: int) -> str:
+    """Of the next `count` bytes, or of as many as there are."""
+    total = hashlib.sha256()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    while count > 0 and (size := file.readinto(buffer[: min(count, _READ_BYTES)])):
+        total.update(buffer[:size])
+        count -= size
+    return total.hexdigest()
+
+
 def seal(path: Path) -> None:
     """Append the sha256 of all the file's bytes, where HDF5 does not look."""
-    mark = _seal_of(np.memmap(path, mode="r"))
-    with path.open("ab") as file:
+    with path.open("rb", buffering=0) as file:
+        mark = _seal(_sha256_of_next(file, os.fstat(file.fileno()).st_size))
+    with path.open("ab") as file:  # buffered: an unbuffered write may stop short in silence
         file.write(mark)
 
 
@@ -132,19 +154,18 @@ def is_sealed(path: Path) -> bool:
     where the file cannot be read now.
     """
     try:
-        content = np.memmap(path, mode="r")
-    except (OSError, ValueError) as error:
+        with path.open("rb", buffering=0) as file:
+            content = os.fstat(file.fileno()).st_size - len(_seal("")) - _SHA256_DIGITS
+            found = _sha256_of_next(file, content)
+            return file.read() == _seal(found)
+    except OSError as error:
         if is_failing(error) or is_shortage(error):
-            raise ResourceError(f"{path} cannot be read: {error}") from None
+            raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
         return False
-    return content[-_SEAL_BYTES:].tobytes() == _seal_of(content[:-_SEAL_BYTES])
 
 
-def _seal_of(content: Array) -> bytes:
-    return f"\nsha256 {digest(content)}\n".encode()
-
-
-_SEAL_BYTES = len(_seal_of(np.empty(0, np.uint8)))
+def _seal(sha256: str) -> bytes:
+    return f"\nsha256 {sha256}\n".encode()
 
 
 def open_plain(path: Path) -> PlainFile:

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-LEAST, MOST = 16, 4096
+LEAST, MOST = 16, 1024
 """Fewest and most images a shard; the last ones may be fewer."""
 
 SHARD_SECONDS = 3.0

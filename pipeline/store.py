@@ -11,8 +11,10 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ from pipeline.errors import IntegrityError, ResourceError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
 
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 2048
 _MARK_BYTES = hashlib.sha256().digest_size
 
 _parsing = threading.Lock()
@@ -61,11 +63,11 @@ class Store:
         """Store rows: sha256 (N,) S64, vectors (N, D) float16 or float32. Safe for many writers.
 
         Raises OSError where the disk is full, IntegrityError where what was written reads
-        back as something else.
+        back as something else, or another run's `gc` took the folder away.
         """
         content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
         path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
-        with files.replacing(path) as beside:
+        with self._keeping_folder(), files.replacing(path) as beside:
             beside.write_bytes(content)
             files.sync(beside)
             _read_shard(beside, self.fingerprint, path.stem)
@@ -77,7 +79,7 @@ class Store:
         What killed writers left half-written goes as well.
         """
         files.sweep(self.folder)
-        for path in sorted(self.folder.glob("*.h5")):
+        for path in self._paths():
             if path in self._shards:
                 continue
             try:
@@ -88,11 +90,20 @@ class Store:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
 
+        self._refresh_probe()
+
+    def _refresh_probe(self) -> None:
         try:
             self.reference_probe()
         except IntegrityError as error:
             print(f"headstart: {error}; deleted, it is made anew", file=sys.stderr)
             self._probe.unlink(missing_ok=True)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(self.folder.glob("*.h5"))
+        except FileNotFoundError:
+            return []  # the folder was deleted while it was opened
 
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has."""
@@ -107,14 +118,12 @@ class Store:
         """
         paths = sorted(self._shards)
         held = [self._shards[path].sha256 for path in paths] or [np.empty(0, "S64")]
-        sha256 = np.concatenate(held)
-        owner = np.repeat(np.arange(len(held)), [len(digests) for digests in held])
-        row = np.concatenate([np.arange(len(digests)) for digests in held])
-        order = np.argsort(sha256, kind="stable")
-        found = positions(sha256[order], wanted)
-        if (found < 0).any():
+        lengths = [len(digests) for digests in held]
+        owner = np.repeat(np.arange(len(held), dtype=np.int32), lengths)
+        row = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
+        first = _first_of_each(np.concatenate(held), wanted)
+        if (first < 0).any():
             raise self._lost()
-        first = order[found]
         for start in range(0, len(wanted), BLOCK_ROWS):
             block = first[start : start + BLOCK_ROWS]
             yield self._gather(paths, owner[block], row[block])
@@ -132,6 +141,14 @@ class Store:
             except (FileNotFoundError, ValueError):
                 raise self._lost() from None
         return out
+
+    @contextmanager
+    def _keeping_folder(self) -> Iterator[None]:
+        """Raise IntegrityError where `headstart store gc` took the folder away between steps."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise self._lost() from None
 
     def _lost(self) -> IntegrityError:
         return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
@@ -159,8 +176,27 @@ class Store:
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
         body = buffer.getvalue()
-        with files.replacing(self._probe, first=True) as beside:
+        with self._keeping_folder(), files.replacing(self._probe, first=True) as beside:
             beside.write_bytes(body + hashlib.sha256(body).digest())
+
+
+def _first_of_each(sha256: Digests, wanted: Digests) -> Array:
+    """Where each of `wanted` stands first in `sha256`; -1 where it does not. (M,) int64."""
+    if not len(sha256):
+        return np.full(len(wanted), -1)
+    order = np.argsort(sha256, kind="stable")
+    found = positions(sha256[order], wanted)
+    return np.where(found < 0, -1, order[np.maximum(found, 0)])
+
+
+def check(path: Path, fingerprint: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape (N, D) and dtype of a shard's embeddings, once every byte of the file was checked.
+
+    Raises IntegrityError where it is damaged, ResourceError where it cannot be read, and
+    FileNotFoundError.
+    """
+    shard = _read_shard(path, fingerprint, path.stem)
+    return shard.shape, np.dtype(shard.dtype)
 
 
 def shard_digest(fingerprint: str, content: bytes) -> str:

@@ -19,6 +19,9 @@ from pipeline.frozen import Vectors
 from pipeline.images import Pixels
 from pipeline.runtimes import Runtime, Setting
 
+SPEED = "speed-"
+"""How the name of a note in the store begins; `<store>/<fingerprint>/speed-<machine>.json`."""
+
 BATCHES = (1, 2, 4, 8)
 """Images a pass that are tried: larger ones lose on a CPU, whose caches they leave."""
 
@@ -61,7 +64,7 @@ def tune(runtime: Runtime, images: Pixels, *, wish: Wish, memory: Path, measure:
     if runtime.device != "cpu":  # there a batch size changes bits: it is asked for, or the default
         chosen = runtime.run_as(plain)
         return Tuned(chosen, plain, chosen.embed(images))
-    path = memory / f"speed-{_key(runtime, wish)}.json"
+    path = memory / f"{SPEED}{_key(runtime, wish)}.json"
     if found := _recall(path, runtime, images):
         return found
     reference = Tuned(runtime, plain, runtime.embed(images))

@@ -17,7 +17,7 @@ LEVELS = [
     {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
-    {"cluster", "hdf5", "store", "runtimes"},
+    {"cluster", "hdf5", "store", "runtimes", "uses"},
     {"embeddings", "formats", "heads", "metrics", "tuning"},
     {"evaluation", "worker"},
     {"changes", "extraction", "preparation", "selection"},

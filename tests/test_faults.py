@@ -29,6 +29,9 @@ STAGES = [
 VOLATILE = {"runs/extract-raw.json"}
 """Written with the seconds of the run."""
 
+VOLATILE_NOTES = r"\.store/\w+/(speed-\w+|uses/\w+)\.json"
+"""Those of the store: what is fastest here, and when it was used."""
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
@@ -114,7 +117,7 @@ class Firing:
         """Each file there is that of an undisturbed run; the names of those that are not there."""
         found = content(self.artifacts)
         for name, there in found.items():
-            if name in VOLATILE or re.fullmatch(r"\.store/\w+/speed-\w+\.json", name):
+            if name in VOLATILE or re.fullmatch(VOLATILE_NOTES, name):
                 json.loads(there)
             elif shard := re.fullmatch(r"\.store/(\w+)/(\w+)\.h5", name):  # cut by the pace
                 assert store.shard_digest(shard[1], there) == shard[2], f"{name} after {fault}"

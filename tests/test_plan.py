@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import planning
-from pipeline.cli import dvc, plan
+from pipeline.cli import dvc
 from pipeline.errors import ConfigurationError
 from tests.conftest import Project, draw, make_photos, make_pixel_project
 from tests.test_cli import Desk
@@ -356,15 +356,6 @@ def test_disks__two_file_systems__are_two():
         1,
         2,
     ]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0"), (1, "1 B"), (999, "999 B"), (1000, "1 kB"), (57600, "57.6 kB"),
-     (999_600, "1 MB"), (2_560_000_000, "2.56 GB"), (5 * 10**15, "5e+03 TB")],
-)  # fmt: skip
-def test_size__is_short(count, text):
-    assert plan._size(count) == text
 
 
 # with DVC

@@ -1,6 +1,7 @@
 """The `headstart` command: what is not a stage. Imports what a subcommand needs, when it runs."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     results = commands.add_parser("results", help="print the table of heads of the last run")
     results.set_defaults(run=_results)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
+    _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
 
 
@@ -52,6 +54,35 @@ def _add_embeddings(group: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text)
         action.add_argument("file", help="an embeddings file, as under artifacts/embeddings/")
         action.set_defaults(run=run)
+
+
+def _add_store(group: argparse.ArgumentParser) -> None:
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    info = actions.add_parser("info", help="print sizes by fingerprint, and what uses them")
+    info.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    info.set_defaults(run=_store_info)
+    verify = actions.add_parser("verify", help="check every byte; exit 0 or 4")
+    verify.add_argument("fingerprint", nargs="?", default="", help="its first digits; all without")
+    verify.set_defaults(run=_store_verify)
+    gc = actions.add_parser("gc", help="delete what nothing uses any more; asks first")
+    gc.add_argument("--days", type=_days, default=30, help="since the last use, at least (30)")
+    gc.add_argument("--yes", action="store_true", help="delete without asking")
+    gc.add_argument(
+        "--other-hosts",
+        action="store_true",
+        help="also what was used on other hosts, of which only these can tell whether it still is",
+    )
+    gc.set_defaults(run=_store_gc)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days, 0 or more")
+    return days
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -88,3 +119,21 @@ def _embeddings_verify(arguments: argparse.Namespace) -> int:
     from pipeline.cli import embeddings
 
     return embeddings.verify(arguments.file)
+
+
+def _store_info(arguments: argparse.Namespace) -> int:
+    from pipeline.cli.store import info
+
+    return info.run(as_json=arguments.json)
+
+
+def _store_verify(arguments: argparse.Namespace) -> int:
+    from pipeline.cli.store import verify
+
+    return verify.run(arguments.fingerprint)
+
+
+def _store_gc(arguments: argparse.Namespace) -> int:
+    from pipeline.cli.store import removal
+
+    return removal.run(days=arguments.days, yes=arguments.yes, other_hosts=arguments.other_hosts)

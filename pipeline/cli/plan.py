@@ -12,6 +12,7 @@ from pipeline.cli import dvc
 from pipeline.cli.check import check_store, list_images
 from pipeline.cli.dvc import Outlook
 from pipeline.cli.images import BY_FORCE, seen_by_dvc
+from pipeline.cli.wording import size, table
 from pipeline.dataset import Images
 from pipeline.errors import ConfigurationError, ResourceError
 from pipeline.extraction import Places
@@ -146,8 +147,8 @@ def _refuse_full_disk(project: Project, disks: Sequence[Disk]) -> None:
         if not disk.fits:
             movable = disk.path == project.store
             raise ResourceError(
-                f"the run needs {_size(disk.needed)} on the disk of {disk.path}, where "
-                f"{_size(disk.free)} are free; free some space there"
+                f"the run needs {size(disk.needed)} on the disk of {disk.path}, where "
+                f"{size(disk.free)} are free; free some space there"
                 + (", or set execution.store to a folder on a larger disk" if movable else "")
             )
 
@@ -168,10 +169,9 @@ def _lines(plan: Plan) -> list[str]:
     if plan.costs:
         rows = [["backbone", "images", "new", "seconds", "store", "artifacts"]]
         rows += [[name, *_row(cost)] for name, cost in plan.costs.items()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines += table(rows)
     lines += [
-        f"disk: {_size(disk.needed)} needed at {disk.path}, {_size(disk.free)} free"
+        f"disk: {size(disk.needed)} needed at {disk.path}, {size(disk.free)} free"
         for disk in plan.disks
         if disk.needed
     ]
@@ -181,7 +181,7 @@ def _lines(plan: Plan) -> list[str]:
 def _row(cost: Cost) -> list[str]:
     seconds = "?" if cost.seconds is None else _seconds(cost.seconds)
     speed = f" ({cost.speed})" if cost.speed else ""
-    sizes = ["?" if size is None else _size(size) for size in (cost.store, cost.artifacts)]
+    sizes = ["?" if count is None else size(count) for count in (cost.store, cost.artifacts)]
     return [str(cost.images), str(cost.new), seconds + speed, *sizes]
 
 
@@ -208,11 +208,3 @@ def _counted(stages: Sequence[str]) -> str:
 
 def _seconds(count: float) -> str:
     return "0" if not count else "<0.1" if count < 0.1 else f"{count:.{1 if count < 10 else 0}f}"
-
-
-def _size(count: int) -> str:
-    """Bytes in the largest unit that gives a number of at least 1."""
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 999.5 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}" if count else "0"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.doctor import commands
 from pipeline.cli.doctor.finding import Finding, Place, error, ok, warning
+from pipeline.cli.wording import size
 from pipeline.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -91,24 +92,24 @@ def needed(project: "Project") -> dict[str, int]:
             record = json.loads(
                 (project.artifacts / "backbones" / name / "backbone.json").read_bytes()
             )
-            size = rows * int(record["dim"]) * VALUES[record["fields"]["storage"]]
+            whole = rows * int(record["dim"]) * VALUES[record["fields"]["storage"]]
             shards = (project.store / record["fingerprint"]).glob("*.h5")
             stored = sum(path.stat().st_size for path in shards)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not prepared, not frozen, or damaged, which `weights` tells
-        total[STORE] += max(0, size - stored)
-        if not (project.artifacts / "embeddings" / f"{name}.h5").exists() or stored < size:
-            total[ARTIFACTS] += size
-            total[CACHE] += size
+        total[STORE] += max(0, whole - stored)
+        if not (project.artifacts / "embeddings" / f"{name}.h5").exists() or stored < whole:
+            total[ARTIFACTS] += whole
+            total[CACHE] += whole
     return total
 
 
 def _judged(volume: Volume, place: Place) -> Finding:
     folder = existing(next(iter(volume.uses.values())))
     for_what = f"for {', '.join(volume.uses)}"
-    text = f"{human(volume.free)} of {human(volume.size)} free at {folder}, {for_what}"
+    text = f"{size(volume.free)} of {size(volume.size)} free at {folder}, {for_what}"
     if volume.free < volume.needed:
-        text += f"; the embeddings to come take {human(volume.needed)}"
+        text += f"; the embeddings to come take {size(volume.needed)}"
         return error(text, _room(volume, place), ResourceError.exit_code)
     if volume.inodes < SCARCE:
         text += f"; {volume.inodes:.1%} of the inodes are free"
@@ -150,12 +151,3 @@ def _roomy(full: Volume, place: Place) -> Path | None:
 def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(each for each in (path, *path.parents) if os.path.exists(each))
-
-
-def human(count: float) -> str:
-    """Bytes as people say them: 1.5 GB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline import cgroups
-from pipeline.cli.doctor.disk import human
 from pipeline.cli.doctor.finding import Finding, Place, error, ok, warning
+from pipeline.cli.wording import size
 from pipeline.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def memory(place: Place) -> Iterator[Finding]:
     free = psutil.virtual_memory().available
     within = " within this container's limit" if limit is not None and limit < free else ""
     free = min(free, limit) if limit is not None else free
-    text = f"{human(free)} free{within}"
+    text = f"{size(free)} free{within}"
     if place.project is None or place.project.params.execution.scheduler:
         yield ok(text)
         return
@@ -38,16 +38,16 @@ def memory(place: Place) -> Iterator[Finding]:
     processes, threads = _spread(place.project.params.execution)
     base, most = processes * PROCESS, processes * PROCESS + threads * MAX_PIXELS * PIXEL
     if free < base:
-        text += f"; {processes} worker processes take about {human(base)}"
+        text += f"; {processes} worker processes take about {size(base)}"
         least = max(1, free // PROCESS)
         fix = f"in params.yaml, under execution, write workers: {'auto' if least == 1 else least}"
         yield error(text, fix, ResourceError.exit_code)
     elif free < most:
-        text += f"; {threads} threads that meet the largest images at once take {human(most)}"
+        text += f"; {threads} threads that meet the largest images at once take {size(most)}"
         least = max(1, (free - PROCESS) // (MAX_PIXELS * PIXEL))
         yield warning(text, f"in params.yaml, under execution, write threads: {least}")
     else:
-        yield ok(f"{text}; a run takes {human(base)}, at most {human(most)}")
+        yield ok(f"{text}; a run takes {size(base)}, at most {size(most)}")
 
 
 def _spread(execution: "ExecutionParams") -> tuple[int, int]:

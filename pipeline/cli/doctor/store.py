@@ -1,20 +1,20 @@
 """Whether the embedding store can be reached and written, and what it holds."""
 
 import errno
-import json
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import files
 from pipeline.cli.doctor import commands
-from pipeline.cli.doctor.disk import existing, human
+from pipeline.cli.doctor.disk import existing
 from pipeline.cli.doctor.finding import Finding, Place, error, ok, warning
+from pipeline.cli.store import inventory
+from pipeline.cli.store.inventory import Inventory
+from pipeline.cli.wording import size
 from pipeline.errors import ConfigurationError, ResourceError
 
 if TYPE_CHECKING:
@@ -23,20 +23,9 @@ if TYPE_CHECKING:
 SECONDS = 3.0
 """How long counting may take: a team's store can hold millions of shards."""
 
-DAY = 24 * 3600
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _A_FILE = {errno.ENOTDIR, errno.EEXIST}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
-
-
-@dataclass
-class Content:
-    """What lies in a store. whole: whether all of it was counted."""
-
-    shards: dict[str, int] = field(default_factory=dict)
-    bytes: int = 0
-    leftovers: int = 0
-    whole: bool = True
 
 
 def store(place: Place) -> Iterator[Finding]:
@@ -49,11 +38,11 @@ def store(place: Place) -> Iterator[Finding]:
     except OSError as refused:
         yield _refused(folder, refused, place.project)
         return
-    content = count(folder)
+    content = inventory.take(folder, seconds=SECONDS)
     yield ok(f"{folder}: {_described(content, place.project)}; {_manner(folder, links, place)}")
-    if content.leftovers:
+    if leftovers := sum(len(one.stale) for one in content.holdings):
         yield warning(
-            f"{folder}: {content.leftovers} files that killed runs left half-written",
+            f"{folder}: {leftovers} files that killed runs left half-written",
             f"find {commands.quoted(folder)} -name '*{files.PARTIAL}' -mmin +1440 -delete",
         )
 
@@ -117,52 +106,16 @@ def _usable(project: "Project") -> str:
     return "/a/folder/you/can/write"
 
 
-def count(folder: Path) -> Content:
-    """The shards by fingerprint, their bytes, and what is left of killed runs for a day."""
-    content, end = Content(), time.monotonic() + SECONDS
-    for group in sorted(folder.glob("*/")):
-        if group.name.startswith("."):
-            continue
-        with os.scandir(group) as entries:
-            for entry in entries:
-                if time.monotonic() > end:
-                    content.whole = False
-                    return content
-                _add(content, group.name, entry)
-    return content
-
-
-def _add(content: Content, fingerprint: str, entry: "os.DirEntry[str]") -> None:
-    try:
-        about = entry.stat()
-    except FileNotFoundError:
-        return  # a run renamed it just now
-    content.bytes += about.st_size
-    if entry.name.endswith(files.PARTIAL):
-        content.leftovers += time.time() - about.st_mtime > DAY
-    elif entry.name.endswith(".h5"):
-        content.shards[fingerprint] = content.shards.get(fingerprint, 0) + 1
-
-
-def _described(content: Content, project: "Project") -> str:
-    names = _names(project.artifacts / "backbones")
-    most = sorted(content.shards, key=lambda one: (one not in names, -content.shards[one], one))
-    listed = [f"{names.get(one, one[:12])} {content.shards[one]}" for one in most[:5]]
+def _described(content: Inventory, project: "Project") -> str:
+    known = inventory.names(project.artifacts / "backbones")
+    names = {fingerprint: ", ".join(here) for fingerprint, here in known.items()}
+    shards = {one.fingerprint: one.shards for one in content.holdings if one.shards}
+    most = sorted(shards, key=lambda one: (one not in names, -shards[one], one))
+    listed = [f"{names.get(one, one[:12])} {shards[one]}" for one in most[:5]]
     more = [f"{len(most) - 5} others"] if len(most) > 5 else []
-    total = f"{sum(content.shards.values())} shards, {human(content.bytes)}"
+    total = f"{sum(shards.values())} shards, {size(content.bytes)}"
     said = total if content.whole else f"at least {total}"
     return f"{said} ({', '.join(listed + more)})" if most else said
-
-
-def _names(backbones: Path) -> dict[str, str]:
-    """The frozen backbones' names by fingerprint."""
-    names = {}
-    for record in sorted(backbones.glob("*/backbone.json")):
-        try:
-            names[json.loads(record.read_bytes())["fingerprint"]] = record.parent.name
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # `weights` tells what is damaged
-    return names
 
 
 def _manner(folder: Path, links: bool, place: Place) -> str:

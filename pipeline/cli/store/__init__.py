@@ -1,0 +1,1 @@
+"""`headstart store`: what lies in the embedding store, whether it is whole, and what can go."""

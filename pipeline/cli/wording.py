@@ -1,0 +1,22 @@
+"""How the commands say things: sizes, counts, tables."""
+
+from collections.abc import Sequence
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that gives a number of at least 1: `57.6 kB`."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count, units = count / 1000, units[1:]
+    return f"{count:.3g} {units[0]}" if count else "0"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: `1 shard`, `2 shards`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows as lines, their columns as wide as the widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
