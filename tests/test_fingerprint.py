@@ -105,7 +105,7 @@ def shown(leaf: str, now, then) -> str:
     """How a field that differs is told."""
     words = [value[:12] if len(str(value)) == 64 else value for value in (now, then)]
     words = [word if isinstance(word, str) else json.dumps(word) for word in words]
-    return f": {leaf} is {words[0]}, was {words[1]}; run 'dvc repro extract@raw'"
+    return f" {leaf} is {words[0]}, was {words[1]}; "
 
 
 def seal_again(path: Path, **attributes: str) -> None:
@@ -197,6 +197,6 @@ def test_verify__backbone_beside_frozen_otherwise__names_each_field_with_both(
     with pytest.raises(IntegrityError) as error:
         verify(str(path))
     assert (
-        f'not of the backbone in {folder}: preprocessing.crop is 16, not 15; storage is "float16", '
-        "not \"float32\"; run 'dvc repro extract@raw'"
+        f"not of the backbone in {folder}: preprocessing.crop is 15, was 16; storage is float32, "
+        "was float16; run 'dvc repro extract@raw'"
     ) in str(error.value)
