@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import files
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, is_failing, is_shortage
 
 Digests = npt.NDArray[np.bytes_]
 """(N,) S64: hex sha256 of each image's bytes."""
@@ -203,6 +203,9 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
     except (pa.ArrowException, OSError) as error:
+        if is_failing(error) or is_shortage(error):
+            error.filename = str(path)
+            raise
         raise _not_the_table(path, str(error)) from None
     if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null
         raise _not_the_table(path, f"its columns are {', '.join(table.column_names)}")

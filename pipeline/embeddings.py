@@ -1,12 +1,15 @@
 """The tracked embeddings file: written from the store in one pass, verified when opened.
 
 Datasets: `embeddings` (N, D) float16 or float32, `sha256` (N,) S64, rows sorted by sha256.
-Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields and sha256 (of each
-dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all its bytes.
+Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each
+field) and sha256 (of each dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all
+its bytes.
 """
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +26,12 @@ from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array, Attributes, PlainFile
 
 FORMAT_VERSION = 1
+
+CHILD_SECONDS = 60.0
+"""What looking into a damaged file may take."""
+
+_CHILD = "import sys, pathlib, pipeline.embeddings as e; e.complain(pathlib.Path(sys.argv[1]))"
+_LIBRARY = str(Path(__file__).parents[1])
 
 TAKEN_ROWS = 1024
 """Rows converted at a time: what a core's cache holds."""
@@ -82,6 +91,7 @@ def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterabl
             "dim": backbone.dim,
             "fingerprint": backbone.fingerprint,
             "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
+            "field_sha256": json.dumps(frozen.digests(backbone.fields), sort_keys=True),
             "sha256": json.dumps(digests, sort_keys=True),
         }
 
@@ -111,15 +121,42 @@ def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Ar
 
 def open(path: Path) -> Embeddings:
     """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
-    sealed = hdf5.is_sealed(path)
+    if path.exists() and not hdf5.is_sealed(path):
+        raise IntegrityError(_complaint(path))
+    return _opened(path, _plain(path), trusted=True)
+
+
+def _complaint(path: Path) -> str:
+    """What is wrong with a file that is not sealed.
+
+    HDF5 may crash or never end on a damaged file, so another process looks into it.
+    """
+    libraries = os.pathsep.join(filter(None, (_LIBRARY, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-c", _CHILD, str(path)]
+    environment = {**os.environ, "PYTHONPATH": libraries}
     try:
-        plain = hdf5.open_plain(path)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=CHILD_SECONDS, check=False
+        )
+        found = done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    except subprocess.TimeoutExpired:
+        found = ""
+    return found or f"{path}: it was damaged or edited outside its data; {_again(path)}"
+
+
+def complain(path: Path) -> None:
+    """Print how a file that is not sealed contradicts itself; nothing where it does not."""
+    try:
+        _opened(path, _plain(path), trusted=False)
+    except IntegrityError as error:
+        print(error, end="")
+
+
+def _plain(path: Path) -> PlainFile:
+    try:
+        return hdf5.open_plain(path)
     except IntegrityError as error:
         raise IntegrityError(f"{error}; {_again(path)}") from None
-    opened = _opened(path, plain, trusted=sealed)
-    if not sealed:
-        raise IntegrityError(f"{path}: it was damaged or edited outside its data; {_again(path)}")
-    return opened
 
 
 def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:
@@ -166,6 +203,9 @@ def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
             "dim": int(stored["dim"]),
             "fingerprint": str(stored["fingerprint"]),
             "fingerprint_fields": dict(json.loads(stored["fingerprint_fields"])),
+            "field_sha256": dict(
+                json.loads(stored.get("field_sha256", "{}"))
+            ),  # older files have none
             "sha256": dict(json.loads(stored["sha256"])),
         }
     except (KeyError, ValueError, TypeError) as error:
@@ -174,13 +214,20 @@ def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
     if not {"embeddings", "sha256"} <= set(attributes["sha256"]):
         raise IntegrityError(f"{path}: no digest of its datasets; {_again(path)}")
-    computed = frozen.fingerprint_of(attributes["fingerprint_fields"])
-    if computed != attributes["fingerprint"]:
-        raise IntegrityError(
-            f"{path}: fingerprint of its fields is {computed}, recorded "
-            f"{attributes['fingerprint']}; {_again(path)}"
-        )
+    _check_fields(path, attributes)
     return attributes
+
+
+def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
+    fields, recorded = attributes["fingerprint_fields"], attributes["field_sha256"]
+    changed = frozen.altered(fields, recorded) if recorded else []
+    computed = frozen.fingerprint_of(fields)
+    if computed != attributes["fingerprint"]:
+        changed.append(
+            f"fingerprint of its fields is {computed}, recorded {attributes['fingerprint']}"
+        )
+    if changed:
+        raise IntegrityError(f"{path}: {'; '.join(changed)}; {_again(path)}")
 
 
 def _again(path: Path) -> str:

@@ -5,7 +5,7 @@
     ├── InputError              3   the images, labels or weights cannot be used as they are
     │   └── ImageError          -   one image cannot be embedded; listed, never fatal by itself
     ├── IntegrityError          4   a file is not what its record says it is
-    ├── ResourceError           5   disk or memory ran out
+    ├── ResourceError           5   disk or memory ran out, or the disk fails
     └── ClusterError            6   a Dask cluster cannot be reached or was lost
 
 Ctrl-C ends with 130. A message says what is wrong, where, and what to type next.
@@ -32,6 +32,7 @@ REPEAT_SECONDS = 3.0
 _WRONG_PLACE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EROFS}
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FAILING = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV}
 
 
 class HeadstartError(Exception):
@@ -74,7 +75,7 @@ class IntegrityError(HeadstartError):
 
 
 class ResourceError(HeadstartError):
-    """Disk or memory ran out."""
+    """Disk or memory ran out, or the disk fails."""
 
     exit_code = 5
 
@@ -113,24 +114,38 @@ def _exit_status(run: Callable[[], int | None]) -> int:
         if isinstance(error, BrokenPipeError) and _stdout_has_no_reader():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0  # `| head` has seen enough; what is left would break the flush at exit
-        if error.errno in _WRONG_PLACE and error.filename:
-            return _fail(
-                f"{error.filename}: {error.strerror}; correct the path or its permissions",
-                ConfigurationError.exit_code,
-            )
-        if is_shortage(error):
-            return _fail(
-                f"{error.strerror or error}; type 'ulimit -n 4096' for more open files, or lower "
-                "execution.threads or execution.workers in params.yaml",
-                ResourceError.exit_code,
-            )
-        if error.errno not in _OUT_OF_SPACE:
+        told = _of_the_system(error)
+        if told is None:
             raise
-        place = f" at {error.filename}" if error.filename else ""
-        return _fail(
-            f"the disk is full{place}; free some space and run the same command again",
-            ResourceError.exit_code,
+        return _fail(*told)
+
+
+def _of_the_system(error: OSError) -> tuple[str, int] | None:
+    """The line and the exit code for what the machine or a path is to blame for."""
+    if error.errno in _WRONG_PLACE and error.filename:
+        text = f"{error.filename}: {error.strerror}; correct the path or its permissions"
+        return text, ConfigurationError.exit_code
+    place = f" at {error.filename}" if error.filename else ""
+    if is_shortage(error):
+        text = (
+            f"{error.strerror or error}; type 'ulimit -n 4096' for more open files, or lower "
+            "execution.threads or execution.workers in params.yaml"
         )
+    elif error.errno in _OUT_OF_SPACE:
+        text = f"the disk is full{place}; free some space and run the same command again"
+    elif is_failing(error):
+        text = (
+            f"the disk fails{place}: {os.strerror(error.errno or 0)}; look at it, or at the network "
+            "drive, and run the same command again"
+        )
+    else:
+        return None
+    return text, ResourceError.exit_code
+
+
+def is_failing(error: BaseException) -> bool:
+    """Whether a disk or network drive did not do what it was asked: no word on what is there."""
+    return isinstance(error, OSError) and error.errno in _FAILING
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -1,14 +1,18 @@
 """Files that are whole or absent: written beside, flushed to the disk, then renamed."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +21,117 @@ from pipeline.errors import ImageError, is_shortage
 PARTIAL = ".partial"
 """Ending of what a killed run may leave behind; .dvcignore and .gitignore name it."""
 
+LEFT_SECONDS = 24 * 3600.0
+"""A partial file untouched for so long has lost its writer, wherever that ran."""
+
+_WRITER = re.compile(rf"\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+_IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
 
 @contextmanager
-def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it becomes `path`, on error it goes.
 
-    unique: several writers may aim at the same `path` at once (the store); otherwise DVC's
-    lock leaves one, and what a killed run left there is overwritten.
-    Raises OSError as the file system does.
+    Several writers may aim at the same `path` at once: the last one's stands, with `first` the
+    first one's. The first call for a folder sweeps it.
+    Raises OSError as the file system does, with the name `path` where it gives none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{os.getpid()}-{os.urandom(4).hex()}" if unique else ""
-    beside = path.with_name(f".{path.name}{mark}{PARTIAL}")
-    _remove(beside)
+    _sweep_once(path.parent)
+    beside = unused(path)
     try:
         yield beside
         sync(beside)
-        if beside.is_dir() and path.is_dir():
-            _remove(path)
-        os.replace(beside, path)
+        (_keep_first if first else _rename)(beside, path)
         _sync_one(path.parent)
-    except BaseException:
-        _remove(beside)
+    except BaseException as error:
+        with suppress(OSError):  # what went wrong before is told; what is left is swept one day
+            _remove(beside)
+        if isinstance(error, OSError) and error.filename in (None, str(beside)):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def unused(path: Path) -> Path:
+    """A name beside `path` that no other writer has, and that `sweep` knows."""
+    mark = f"{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
+    return path.with_name(f".{path.name}.{mark}{PARTIAL}")
+
+
+@lru_cache
+def _machine() -> str:
+    """Where a process id means something: this machine since it started, this container."""
+    known = [os.uname().nodename]
+    with suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return sha256_of_json(known)[:8]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left in `folder` that are dead, or untouched for LEFT_SECONDS."""
+    try:
+        found = list(folder.glob(f".*{PARTIAL}"))
+    except FileNotFoundError:  # the folder itself was removed meanwhile
+        return
+    for left in found:
+        with suppress(OSError):
+            if _has_lost_its_writer(left):
+                _remove(left)
+
+
+@lru_cache(maxsize=1024)
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def _has_lost_its_writer(left: Path) -> bool:
+    writer = _WRITER.search(left.name)
+    if writer and writer[1] == _machine() and not _is_alive(int(writer[2])):
+        return True
+    return time.time() - left.lstat().st_mtime > LEFT_SECONDS
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _rename(beside: Path, path: Path) -> None:
+    """A folder takes the place of another by two renames: there is no instant with half of one."""
+    try:
+        os.replace(beside, path)
+        return
+    except OSError as error:
+        if not beside.is_dir() or error.errno not in _IN_THE_WAY:
+            raise
+    old = unused(path)
+    with suppress(FileNotFoundError):  # another writer has moved it
+        os.replace(path, old)
+    try:
+        _rename(beside, path)
+    except OSError:
+        with suppress(OSError):
+            os.replace(old, path)
+        raise
+    with suppress(OSError):
+        _remove(old)
+
+
+def _keep_first(beside: Path, path: Path) -> None:
+    try:
+        os.link(beside, path)  # fails where another writer was first
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(beside, path)
+        return
+    _remove(beside)
 
 
 def open_plain(path: str | Path) -> io.FileIO:

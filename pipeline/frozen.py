@@ -7,6 +7,7 @@ this machine's decoder and resizer make of a fixed set of small images.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -86,6 +87,32 @@ def fingerprint_of(fields: dict[str, Any]) -> str:
     return files.sha256_of_json(fields)
 
 
+def leaves(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, those within another under a dotted name: `preprocessing.crop`."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        inner = leaves(value) if isinstance(value, dict) else {}
+        found |= {f"{name}.{key}": kept for key, kept in inner.items()} or {name: value}
+    return found
+
+
+def digests(fields: Mapping[str, Any]) -> dict[str, str]:
+    """By name, the sha256 of each of the `leaves`: kept beside them, it tells which was altered."""
+    return {name: files.sha256_of_json(value) for name, value in leaves(fields).items()}
+
+
+def altered(fields: Mapping[str, Any], recorded: Mapping[str, str]) -> list[str]:
+    """Which fields are not what their recorded digests say, in words; see `digests`."""
+    now, values = digests(fields), leaves(fields)
+    return [
+        f"{name} was altered, it is {json.dumps(values[name])}"
+        if name in now
+        else f"{name} is gone"
+        for name in sorted(now.keys() | recorded.keys())
+        if now.get(name) != recorded.get(name)
+    ]
+
+
 def write(backbone: FrozenBackbone) -> None:
     """Write backbone.json beside the model file."""
     record = {
@@ -99,7 +126,7 @@ def write(backbone: FrozenBackbone) -> None:
         "fields": backbone.fields,
         "fingerprint": backbone.fingerprint,
     }
-    files.write_json(backbone.folder / RECORD, record)
+    files.write_json(backbone.folder / RECORD, {**record, "sha256": digests(record)})
 
 
 def load(folder: Path) -> FrozenBackbone:
@@ -107,7 +134,7 @@ def load(folder: Path) -> FrozenBackbone:
 
     Raises IntegrityError, naming what differs with both values.
     """
-    backbone = _read(folder)
+    backbone = read(folder)
     again = f"run 'dvc repro -f freeze@{backbone.name}'"
     actual = files.sha256_of(backbone.model)
     if actual != backbone.file_sha256:
@@ -123,11 +150,14 @@ def load(folder: Path) -> FrozenBackbone:
     return backbone
 
 
-def _read(folder: Path) -> FrozenBackbone:
+def read(folder: Path) -> FrozenBackbone:
+    """Read backbone.json alone. Raises IntegrityError, naming what was altered in it."""
     path = folder / RECORD
     again = f"run 'dvc repro -f freeze@{folder.name}'"
     try:
         record = json.loads(path.read_bytes())
+        recorded = record.pop("sha256", None)  # older records have none
+        changed = [] if recorded is None else altered(record, recorded)
         version = record.pop("format_version")
         stated = record.pop("fingerprint")
         backbone = FrozenBackbone(folder=folder, **record)
@@ -142,9 +172,9 @@ def _read(folder: Path) -> FrozenBackbone:
     if version != FORMAT_VERSION:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}; {again}")
     if computed != stated:
-        raise IntegrityError(
-            f"{path}: fingerprint of its fields is {computed}, recorded {stated}; {again}"
-        )
+        changed.append(f"fingerprint of its fields is {computed}, recorded {stated}")
+    if changed:
+        raise IntegrityError(f"{path}: {'; '.join(changed)}; {again}")
     if not backbone.model.is_file():
         raise IntegrityError(f"{backbone.model} is missing; {again}")
     return backbone

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import IntegrityError, ResourceError
+from pipeline.errors import IntegrityError, ResourceError, is_failing, is_shortage
 
 Array = npt.NDArray[Any]
 Mapped = np.memmap[Any, np.dtype[Any]]
@@ -148,16 +148,19 @@ def seal(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file is, to the last bit, what `seal` saw; False where it cannot be read.
+    """Whether a file is, to the last bit, what `seal` saw; False where there is none.
 
-    HDF5's own reader neither sees a flipped bit nor always survives one.
+    HDF5's own reader neither sees a flipped bit nor always survives one. Raises ResourceError
+    where the file cannot be read now.
     """
     try:
         with path.open("rb", buffering=0) as file:
             content = os.fstat(file.fileno()).st_size - len(_seal("")) - _SHA256_DIGITS
             found = _sha256_of_next(file, content)
             return file.read() == _seal(found)
-    except OSError:
+    except OSError as error:
+        if is_failing(error) or is_shortage(error):
+            raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
         return False
 
 

@@ -8,8 +8,8 @@ HDF5 reads it.
 
 import hashlib
 import io
-import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ from pipeline.hdf5 import Array
 
 BLOCK_ROWS = 2048
 _MARK_BYTES = hashlib.sha256().digest_size
+
+_parsing = threading.Lock()
+"""numpy parses a header as Python, which threads cannot do at once (python/cpython#106905)."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,18 @@ class Store:
         """
         content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
         path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
-        with self._keeping_folder(), files.replacing(path, unique=True) as beside:
+        with self._keeping_folder(), files.replacing(path) as beside:
             beside.write_bytes(content)
             files.sync(beside)
             _read_shard(beside, self.fingerprint, path.stem)
         return path
 
     def refresh(self) -> None:
-        """Look for shards not seen yet and check each; a damaged one is named and deleted."""
+        """Look for shards not seen yet and check each; a damaged one is named and deleted.
+
+        What killed writers left half-written goes as well.
+        """
+        files.sweep(self.folder)
         for path in self._paths():
             if path in self._shards:
                 continue
@@ -82,6 +89,15 @@ class Store:
             except IntegrityError as error:
                 print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
                 path.unlink(missing_ok=True)
+
+        self._refresh_probe()
+
+    def _refresh_probe(self) -> None:
+        try:
+            self.reference_probe()
+        except IntegrityError as error:
+            print(f"headstart: {error}; deleted, it is made anew", file=sys.stderr)
+            self._probe.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
         try:
@@ -138,15 +154,19 @@ class Store:
         return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
 
     def reference_probe(self) -> Vectors | None:
-        """What the first machine made of the probe, (K, D) float32; None before any did."""
+        """What the first machine made of the probe, (K, D) float32; None before any did.
+
+        Raises IntegrityError where it is damaged; the next `refresh` deletes it.
+        """
         try:
             content = self._probe.read_bytes()
         except FileNotFoundError:
             return None
         body, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
         if hashlib.sha256(body).digest() != mark:
-            raise IntegrityError(f"{self._probe} is damaged; delete it and run again")
-        probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
+            raise IntegrityError(f"{self._probe} is damaged")
+        with _parsing:
+            probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
         return probe
 
     def put_probe(self, vectors: Vectors) -> None:
@@ -155,20 +175,9 @@ class Store:
             return
         buffer = io.BytesIO()
         np.save(buffer, vectors, allow_pickle=False)
-        with self._keeping_folder():
-            self._write_probe(buffer.getvalue())
-
-    def _write_probe(self, body: bytes) -> None:
-        whole = self.folder / f".probe-{os.urandom(8).hex()}{files.PARTIAL}"
-        files.write_bytes(whole, body + hashlib.sha256(body).digest())
-        try:
-            os.link(whole, self._probe)  # fails where another machine was first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(whole, self._probe)
-        finally:
-            whole.unlink(missing_ok=True)
+        body = buffer.getvalue()
+        with self._keeping_folder(), files.replacing(self._probe, first=True) as beside:
+            beside.write_bytes(body + hashlib.sha256(body).digest())
 
 
 def _first_of_each(sha256: Digests, wanted: Digests) -> Array:

@@ -172,7 +172,7 @@ def _put(path: Path, value: dict[str, Any]) -> None:
         return
     for left in reversed(range(_ATTEMPTS)):
         try:
-            with files.replacing(path, unique=True) as beside:
+            with files.replacing(path) as beside:
                 beside.write_bytes(content)
             return
         except FileNotFoundError:  # `store gc` took the folder away between two steps

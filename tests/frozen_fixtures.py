@@ -45,11 +45,17 @@ def lite0(tmp_path_factory) -> Path:
     return _once("lite0", LITE0, tmp_path_factory)
 
 
-def edit_record(folder: Path, change) -> None:
-    """Change backbone.json: `change` is given what it holds."""
+def edit_record(folder: Path, change, *, sealed: bool = True) -> None:
+    """Change backbone.json: `change` is given what it holds.
+
+    sealed: the digests kept beside what was changed are corrected.
+    """
     path = folder / frozen.RECORD
     record = json.loads(path.read_bytes())
     change(record)
+    if sealed:
+        del record["sha256"]
+        record["sha256"] = frozen.digests(record)
     path.write_text(json.dumps(record))
 
 

@@ -1,6 +1,8 @@
 """The tracked file: its bytes repeat, it maps, and nothing wrong with it goes unseen."""
 
+import contextlib
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -99,6 +101,13 @@ def test_write__file__holds_what_its_docstring_says(tmp_path):
         "backbone": "raw",
         "fingerprint": BACKBONE.fingerprint,
         "fingerprint_fields": json.dumps(BACKBONE.fields, sort_keys=True),
+        "field_sha256": json.dumps(
+            {
+                name: hashlib.sha256(f'"{value}"'.encode()).hexdigest()
+                for name, value in BACKBONE.fields.items()
+            },
+            sort_keys=True,
+        ),
         "sha256": json.dumps(
             {
                 "embeddings": hashlib.sha256(vectors.tobytes()).hexdigest(),
@@ -147,7 +156,21 @@ def test_rows_and_take__images_in_any_order__are_joined_by_their_digest(tmp_path
     np.testing.assert_array_equal(taken, vectors[[5, 0, 39]].astype(np.float32))
 
 
-def test_open__bit_flipped_in_a_dataset__is_found_and_the_dataset_named(tmp_path, whole):
+def ask_here(monkeypatch) -> None:
+    """Have damaged files looked into by this process: where HDF5's own bytes are whole, it lives."""
+
+    def complaint(path: Path) -> str:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            embeddings.complain(path)
+        return said.getvalue() or f"{path}: it was damaged or edited outside its data"
+
+    monkeypatch.setattr(embeddings, "_complaint", complaint)
+
+
+def test_open__bit_flipped_in_a_dataset__is_found_and_the_dataset_named(
+    tmp_path, whole, monkeypatch
+):
+    ask_here(monkeypatch)
     path = tmp_path / "raw.h5"
     path.write_bytes(whole)
     places = {name: (a.offset, a.nbytes) for name, a in hdf5.open_plain(path).arrays.items()}
@@ -163,6 +186,19 @@ def flip(path: Path, whole: bytes, bit: int) -> None:
     content = bytearray(whole)
     content[bit // 8] ^= 1 << (bit % 8)
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "child", ["import os; os.kill(os.getpid(), 11)", "import time; time.sleep(60)", "raise OSError"]
+)
+def test_open__damage_that_hdf5_does_not_survive__is_refused_all_the_same(
+    tmp_path, whole, monkeypatch, child
+):
+    path = tmp_path / "raw.h5"
+    flip(path, whole, 8000)
+    monkeypatch.setattr(embeddings, "_CHILD", child)
+    monkeypatch.setattr(embeddings, "CHILD_SECONDS", 1.0)
+    refused(path, "damaged or edited outside its data", "dvc repro extract@raw")
 
 
 def test_open__bit_flipped_in_padding_or_seal__is_found(tmp_path, whole):

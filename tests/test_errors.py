@@ -94,6 +94,15 @@ def test_exit_status__full_disk__is_5_and_names_the_place(number, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_exit_status__disk_that_fails__is_5_and_names_the_place(number, capsys):
+    assert exit_status(raising(OSError(number, "a library's words", "/data/x.h5"))) == 5
+    assert capsys.readouterr().err == (
+        f"headstart: error: the disk fails at /data/x.h5: {os.strerror(number)}; look at it, or at "
+        "the network drive, and run the same command again\n"
+    )
+
+
 def test_exit_status__memory_ran_out__is_5_and_says_what_to_lower(capsys):
     assert exit_status(raising(MemoryError())) == 5
     assert "execution.batch_size" in capsys.readouterr().err

@@ -1,7 +1,12 @@
+import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,23 +29,22 @@ def fill(folder: Path, **content: str) -> None:
         (folder / name).write_text(text)
 
 
-@pytest.mark.parametrize("unique", [False, True])
-def test_replacing__success__leaves_the_new_content_alone(tmp_path, unique):
+def test_replacing__success__leaves_the_new_content_alone(tmp_path):
     target = tmp_path / "new" / "folder" / "a.txt"
     for text in ("one", "two"):
-        with replacing(target, unique=unique) as beside:
+        with replacing(target) as beside:
             beside.write_text(text)
             assert beside.parent == target.parent
         assert target.read_text() == text
         assert names_in(target.parent) == ["a.txt"]
 
 
-@pytest.mark.parametrize("unique", [False, True])
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_replacing__exception__leaves_the_old_content_and_nothing_else(tmp_path, unique, error):
+def test_replacing__exception__leaves_the_old_content_and_nothing_else(tmp_path, first, error):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(error), replacing(target, unique=unique) as beside:
+    with pytest.raises(error), replacing(target, first=first) as beside:
         beside.write_text("half")
         raise error
     assert target.read_text() == "old"
@@ -77,21 +81,126 @@ def test_replacing__folder_and_exception__leaves_the_old_folder(tmp_path):
     assert names_in(target) == ["kept"]
 
 
-def test_replacing__what_a_killed_run_left__does_not_get_into_the_new_folder(tmp_path):
-    fill(tmp_path / f".out{files.PARTIAL}", half="left behind")
+def dead_process() -> int:
+    """The id of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leave_behind(target: Path, *, process: int, machine: str = "", age: float = 0) -> Path:
+    """What a writer of `target` left: its process, its machine (this one) and age in seconds."""
+    parts = files.unused(target).name.rsplit("-", 2)
+    name = f".{target.name}.{machine or files._machine()}-{process}-{parts[-1]}"
+    left = target.with_name(name)
+    left.write_text("half")
+    os.utime(left, (time.time() - age, time.time() - age))
+    return left
+
+
+def test_replacing__what_killed_runs_left__is_swept_and_gets_into_nothing(tmp_path):
+    dead = leave_behind(tmp_path / "out", process=dead_process())
+    folder = leave_behind(tmp_path / "other", process=dead_process())
+    folder.unlink()
+    fill(folder, half="left behind")
     with replacing(tmp_path / "out") as beside:
         fill(beside, fresh="new")
+    assert not dead.exists()
     assert names_in(tmp_path) == ["out"]
     assert names_in(tmp_path / "out") == ["fresh"]
 
 
-def test_replacing__unique__two_writers_at_once_do_not_meet(tmp_path):
-    target = tmp_path / "shard.h5"
-    with replacing(target, unique=True) as first, replacing(target, unique=True) as second:
-        first.write_text("same")
-        second.write_text("same")
-        assert first != second
-    assert names_in(tmp_path) == ["shard.h5"]
+def test_sweep__living_or_distant_writers__are_left_alone_for_a_day(tmp_path):
+    target, day = tmp_path / "a", files.LEFT_SECONDS
+    kept = [
+        leave_behind(target, process=os.getpid()),
+        leave_behind(target, process=1),  # another user's, or this container's first
+        leave_behind(target, process=dead_process(), machine="0" * 8),
+        leave_behind(target, process=dead_process(), machine="0" * 8, age=day - 60),
+    ]
+    gone = [
+        leave_behind(target, process=dead_process()),
+        leave_behind(target, process=dead_process(), machine="0" * 8, age=day + 60),
+        leave_behind(target, process=os.getpid(), age=day + 60),
+    ]
+    plain = [tmp_path / ".hidden", tmp_path / f"visible{files.PARTIAL}", tmp_path / "b"]
+    for path in plain:
+        path.write_text("")
+        os.utime(path, (0, 0))
+    files.sweep(tmp_path)
+    assert all(path.exists() for path in (*kept, *plain))
+    assert not any(path.exists() for path in gone)
+    files.sweep(tmp_path / "no such folder")
+
+
+def test_replacing__two_writers_at_once__do_not_meet_and_the_last_stands(tmp_path):
+    target = tmp_path / "a.txt"
+    with replacing(target) as first:
+        with replacing(target) as second:
+            first.write_text("first")
+            second.write_text("second")
+            assert first != second
+        assert target.read_text() == "second"
+    assert target.read_text() == "first"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_replacing__first__keeps_what_came_first(tmp_path):
+    target = tmp_path / "a.txt"
+    with replacing(target, first=True) as slow, replacing(target, first=True) as quick:
+        slow.write_text("slow")
+        quick.write_text("quick")
+    assert target.read_text() == "quick"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_replacing__two_writers_of_a_folder__leave_a_whole_one(tmp_path):
+    """Each finds that of the other, or nothing, where it looked before."""
+    target = tmp_path / "out"
+    fill(target, old="old")
+
+    def write(number: int) -> None:
+        for _ in range(30):
+            with replacing(target) as beside:
+                fill(beside, a=str(number), b=str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert names_in(tmp_path) == ["out"]
+    assert names_in(target) == ["a", "b"]
+    assert (target / "a").read_text() == (target / "b").read_text()
+
+
+def test_replacing__folder_that_cannot_take_the_place__leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    fill(target, kept="old")
+    real, calls = os.replace, []
+
+    def failing(source, place):
+        calls.append((source, place))
+        if len(calls) == 3:  # after the try over the old folder, and its way aside
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, place)
+
+    monkeypatch.setattr(files.os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output error") as error, replacing(target) as beside:
+        fill(beside, fresh="new")
+    assert error.value.filename == str(target)
+    assert names_in(tmp_path) == ["out"]
+    assert names_in(target) == ["kept"]
+
+
+def test_replacing__error_without_a_name_or_with_the_partial_one__names_the_file(tmp_path):
+    target = tmp_path / "a.txt"
+    with pytest.raises(OSError, match="a") as error, replacing(target):
+        raise OSError(errno.ENOSPC, "a")
+    assert error.value.filename == str(target)
+    with pytest.raises(OSError, match="a") as error, replacing(target) as beside:
+        raise OSError(errno.EIO, "a", str(beside))
+    assert error.value.filename == str(target)
+    with pytest.raises(OSError, match="a") as error, replacing(target):
+        raise OSError(errno.EIO, "a", "other")
+    assert error.value.filename == "other"
 
 
 def test_replacing__nothing_written__is_an_error_and_keeps_the_old(tmp_path):

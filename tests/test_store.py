@@ -1,6 +1,7 @@
 """The store: shards are whole, found again, found damaged, and safe for several writers."""
 
 import errno
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -306,18 +307,24 @@ def test_probe__file_system_without_hard_links__is_stored_all_the_same(tmp_path,
     assert [path.name for path in store.folder.iterdir()] == ["probe.npy"]
 
 
-def test_probe__damaged__is_named_with_what_to_do(tmp_path):
+def test_probe__damaged__is_named_and_made_anew(tmp_path, capsys):
     store = Store(tmp_path, FINGERPRINT)
     store.put_probe(np.ones((13, 9), np.float32))
     path = store.folder / "probe.npy"
     whole = path.read_bytes()
     random = np.random.default_rng(0)
-    for bit in random.choice(8 * len(whole), 50, replace=False):
+    bits = random.choice(8 * len(whole), 50, replace=False)
+    damages = [lambda bit=bit: damage(path, int(bit)) for bit in bits]
+    damages += [lambda size=size: os.truncate(path, size) for size in (0, 10, len(whole) - 1)]
+    for spoil in damages:
         path.write_bytes(whole)
-        damage(path, int(bit))
-        with pytest.raises(IntegrityError, match=r"probe\.npy is damaged; delete it"):
-            store.reference_probe()
-    for size in (0, 10, len(whole) - 1):
-        path.write_bytes(whole[:size])
+        spoil()
         with pytest.raises(IntegrityError, match=r"probe\.npy is damaged"):
             store.reference_probe()
+        store.refresh()
+        assert f"{path} is damaged; deleted, it is made anew" in capsys.readouterr().err
+        assert store.reference_probe() is None
+        store.put_probe(np.ones((13, 9), np.float32))
+        assert path.read_bytes() == whole
+    store.refresh()
+    assert capsys.readouterr().err == ""

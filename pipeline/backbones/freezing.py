@@ -142,7 +142,7 @@ def _strip_notes(message: Any) -> None:
 
 
 def _run(path: Path, images: Pixels) -> Vectors:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (vectors,) = session.run(None, {"images": images})
     return np.asarray(vectors, dtype=np.float32)
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from pipeline import embeddings, files
-from pipeline.errors import ConfigurationError
+from pipeline import embeddings, files, frozen
+from pipeline.embeddings import Embeddings
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.frozen import FrozenBackbone
+from pipeline.uses import differences
 
 
 def info(file: str) -> int:
@@ -13,11 +16,27 @@ def info(file: str) -> int:
 
 
 def verify(file: str) -> int:
-    """Check every byte; raises IntegrityError, which is exit 4."""
-    cached = embeddings.open(_existing(file))
+    """Check every byte, and the fields against backbones/<b>/ where that lies beside.
+
+    Raises IntegrityError, which is exit 4.
+    """
+    path = _existing(file)
+    cached = embeddings.open(path)
+    folder = path.resolve().parent.parent / "backbones" / str(cached.attributes["backbone"])
+    if (folder / frozen.RECORD).is_file():
+        _compare(path, cached, frozen.read(folder))
     rows, dim = cached.vectors.shape
     print(f"{file}: {rows} x {dim} {cached.vectors.dtype}, fingerprint {cached.fingerprint}: ok")
     return 0
+
+
+def _compare(path: Path, cached: Embeddings, backbone: FrozenBackbone) -> None:
+    found = differences(backbone.fields, cached.attributes["fingerprint_fields"])
+    if found:
+        raise IntegrityError(
+            f"{path} is not of the backbone in {backbone.folder}: {'; '.join(found)}; "
+            f"run 'dvc repro extract@{backbone.name}'"
+        )
 
 
 def _existing(file: str) -> Path:

@@ -113,7 +113,8 @@ def open_session(
         onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, out of the loader's path
     provider = PROVIDERS[device]
     strict = {"use_tf32": "0"} if device == "cuda" else {}
-    session = onnxruntime.InferenceSession(model, options, providers=[(provider, strict)])
+    content = model if isinstance(model, bytes) else model.read_bytes()  # errors as Python's are
+    session = onnxruntime.InferenceSession(content, options, providers=[(provider, strict)])
     if session.get_providers()[0] != provider:  # onnxruntime falls back with a log line only
         raise ConfigurationError(
             f"params.yaml: execution.device: {provider} does not run here; write device: cpu"
