@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="headstart-bench-") as folder:
         desk = Desk(Path(folder), QUICK if given.quick else FULL, given.photos)
         for name in given.parts or PARTS:
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
             begun = time.perf_counter()
             rows = PARTS[name](desk)
             part = {"machine": _machine(time.perf_counter() - begun), "rows": rows}

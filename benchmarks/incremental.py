@@ -18,6 +18,8 @@ from benchmarks.measuring import interleaved, seconds_of
 from benchmarks.table import Row, row
 from tests.conftest import Project
 
+SIGKILLED = -signal.SIGKILL
+
 
 @dataclass
 class Whole:
@@ -143,7 +145,8 @@ def _kill(process: subprocess.Popen[Any]) -> None:
     """Kill the process alone; return when its children have noticed."""
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.wait() != SIGKILLED:
+        raise RuntimeError("the run ended before it was killed; measure more images")
     psutil.wait_procs(children, timeout=10)
 
 

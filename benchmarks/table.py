@@ -74,11 +74,10 @@ def page(parts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, "
-        f"Python {machine['python']}, {versions}; {machine['seconds']:.0f} s."
-    )
+    named = {"Python": machine["python"], **machine.get("versions", {})}
+    versions = ", ".join(f"{name} {version}" for name, version in named.items())
+    took = f"; {machine['seconds']:.0f} s" if "seconds" in machine else ""
+    return f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, {versions}{took}."
 
 
 def _rows(rows: Sequence[Row]) -> list[str]:
