@@ -19,6 +19,12 @@ from tests.conftest import Project, make_project, use_pixels
 BACKBONE = "raw"
 SIZE = (48, 36)
 POLL = 0.02
+SETTLED = 0.25
+"""Seconds. Children that live shorter are not looked at."""
+
+RUNS = 3
+"""Enough: unlike seconds, these differ by a few MiB."""
+
 MIB = 1 << 20
 
 
@@ -34,7 +40,7 @@ def measure(desk: Desk) -> list[Row]:
     """Rows of the results table."""
     projects = {count: _project(desk, count) for count in desk.scale.memory}
     subjects = {str(count): partial(_extract, desk, project) for count, project in projects.items()}
-    peaks = interleaved(subjects, desk.scale.runs)
+    peaks = interleaved(subjects, min(RUNS, desk.scale.runs))
     *few, before, most = desk.scale.memory
     return [
         *(_row(f"peak memory, {count} images", peaks[str(count)], None) for count in few),
@@ -108,8 +114,11 @@ def _watch(process: subprocess.Popen) -> Peak:
 
 
 def _tree(root: psutil.Process) -> list[int]:
+    """A child that has just begun shares its parent's memory until it runs a program of its own."""
+    old = time.time() - SETTLED
     try:
-        return [root.pid, *(child.pid for child in root.children(recursive=True))]
+        children = [child for child in root.children(recursive=True) if child.create_time() < old]
+        return [root.pid, *(child.pid for child in children)]
     except psutil.NoSuchProcess:
         return []
 

@@ -169,11 +169,10 @@ def _choose(asked: Running, seconds: float, reference: np.ndarray) -> None:
         asked.ways[peer.name] = {}, _photos(trials[0][0], seconds)
         return
     for batch in peer.batches:
-        attempt({"batch": batch, "workers": CUSTOMARY["workers"]})
-    batch = max(trials, key=lambda trial: trial[0])[1]["batch"]
-    for workers in range(CORES + 1):
-        if workers != CUSTOMARY["workers"]:
+        for workers in range(CORES + 1):
             attempt({"batch": batch, "workers": workers})
+    if CUSTOMARY not in [options for _, options in trials]:
+        attempt(CUSTOMARY)
     speeds = {tuple(options.items()): speed for speed, options in trials}
     fastest = max(trials, key=lambda trial: trial[0])[1]
     for options in (CUSTOMARY, fastest):
