@@ -100,27 +100,31 @@ def _extract(desk: Desk, project: Project) -> Peak:
 def _watch(process: subprocess.Popen) -> Peak:
     """Poll until the process ends; what ends between two looks was seen at the one before."""
     root = psutil.Process(process.pid)
+    seen: dict[int, float] = {}
     resident: dict[int, float] = {}
     own = 0.0
     while process.poll() is None:
         together = 0.0
-        for pid in _tree(root):
+        for pid in (root.pid, *_settled(root, seen)):
             high, anonymous = _status(pid)
-            resident[pid] = max(resident.get(pid, 0.0), high)
+            resident[pid] = high or resident.get(pid, 0.0)
             together += anonymous
         own = max(own, together)
         time.sleep(POLL)
     return Peak(sum(resident.values()) / MIB, own / MIB)
 
 
-def _tree(root: psutil.Process) -> list[int]:
-    """A child that has just begun shares its parent's memory until it runs a program of its own."""
-    old = time.time() - SETTLED
+def _settled(root: psutil.Process, seen: dict[int, float]) -> list[int]:
+    """The children that have been seen for a while.
+
+    One that has just begun shares its parent's memory until it runs a program of its own.
+    """
+    now = time.monotonic()
     try:
-        children = [child for child in root.children(recursive=True) if child.create_time() < old]
-        return [root.pid, *(child.pid for child in children)]
+        children = [child.pid for child in root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+    return [pid for pid in children if now - seen.setdefault(pid, now) >= SETTLED]
 
 
 def _status(pid: int) -> tuple[float, float]:
