@@ -28,8 +28,8 @@ check: setup  ## lint and type-check
 	ruff format --check .
 	mypy
 
-bench: setup  ## measure, side by side; writes benchmarks/*.json and *.md
-	python -m benchmarks
+bench: setup  ## measure, side by side, PARTS="extraction peers" or all; writes benchmarks/results.*
+	python -m benchmarks $(PARTS)
 
 deps: setup  ## rewrite the code deps in dvc.yaml from the imports
 	python -m tests.closure

@@ -1,30 +1,109 @@
-"""Run every benchmark and write benchmarks/results.json and results.md."""
+"""Measure, side by side: `python -m benchmarks [PART ...]` writes results.json and results.md.
 
+A part's rows replace those it had; the others stay. --quick tries the code and writes nothing.
+"""
+
+import argparse
 import datetime as dt
+import importlib.metadata
+import json
 import os
 import platform
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from benchmarks import pipeline_overhead
+from benchmarks import (
+    extraction,
+    images,
+    incremental,
+    memory,
+    pipeline_overhead,
+    reading,
+    rivals,
+    table,
+)
+from benchmarks.desk import FULL, QUICK, Desk
+from benchmarks.table import Row
 from pipeline import files
 
 HERE = Path(__file__).parent
+PARTS: dict[str, Callable[[Desk], list[Row]]] = {
+    "overhead": pipeline_overhead.measure,
+    "extraction": extraction.measure,
+    "peers": rivals.measure,
+    "incremental": incremental.measure,
+    "reading": reading.measure,
+    "memory": memory.measure,
+}
+SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
+"""Packages whose versions stand with the results."""
 
 
 def main() -> None:
-    """Measure in a temporary folder; the results go beside this file."""
+    """Measure in a temporary folder; the results go beside this file, part by part."""
+    parser = _parser()
+    given = parser.parse_args()
+    if unknown := sorted(set(given.parts) - set(PARTS)):
+        parser.error(f"no such part: {', '.join(unknown)}; choose of {', '.join(PARTS)}")
     with TemporaryDirectory(prefix="headstart-bench-") as folder:
-        rows = pipeline_overhead.measure(Path(folder))
-    machine = {
+        desk = Desk(Path(folder), QUICK if given.quick else FULL, given.photos)
+        for name in given.parts or PARTS:
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            begun = time.perf_counter()
+            rows = PARTS[name](desk)
+            part = {"machine": _machine(time.perf_counter() - begun), "rows": rows}
+            print(table.page({name: part}), flush=True)
+            if not given.quick:
+                _keep(name, part)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="few images, few runs, no results kept"
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=images.source(),
+        help="folder of JPEG photos to begin with (HEADSTART_BENCH_PHOTOS, or generated ones)",
+    )
+    return parser
+
+
+def _keep(name: str, part: dict[str, Any]) -> None:
+    path = HERE / "results.json"
+    parts = json.loads(path.read_bytes()) if path.exists() else {}
+    parts[name] = part
+    files.write_json(path, parts)
+    ordered = {part: parts[part] for part in PARTS if part in parts}
+    files.write_bytes(HERE / "results.md", table.page(ordered).encode())
+
+
+def _machine(seconds: float) -> dict[str, Any]:
+    return {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
+        "versions": _versions(),
+        "seconds": seconds,
     }
-    files.write_json(HERE / "results.json", {"machine": machine, "rows": rows})
-    files.write_bytes(HERE / "results.md", _table(machine, rows).encode())
-    print((HERE / "results.md").read_text())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in SHOWN:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _cpu() -> str:
@@ -34,21 +113,6 @@ def _cpu() -> str:
         if line.startswith("model name")
     ]
     return names[0] if names else platform.processor()
-
-
-def _table(machine: dict[str, object], rows: list[dict[str, object]]) -> str:
-    head = ["what", "expected", "median", "runs", "beside", "median beside", "ratio"]
-    lines = [
-        "# Results",
-        "",
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
-        "Seconds of wall time; medians; interleaved where two things stand side by side.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join(str(row.get(key, "")) for key in head) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

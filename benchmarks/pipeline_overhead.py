@@ -1,40 +1,42 @@
 """What a head swap and an idle `dvc repro` cost, on the digits, beside a pipeline of `true`."""
 
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.desk import Desk
+from benchmarks.measuring import interleaved, seconds_of
+from benchmarks.table import Row, row
 from tests.conftest import Project, make_project
 
-RUNS = 5
 SIX_STAGES = "stages:\n" + "".join(
     f"  s{number}:\n    cmd: 'true'\n    deps: [in.txt]\n" for number in range(6)
 )
 
 
-def measure(folder: Path) -> list[dict[str, Any]]:
-    """Rows of the results table; `folder` is empty and big enough for one run."""
-    project = make_project(folder / "digits")
+def measure(desk: Desk) -> list[Row]:
+    """Rows of the results table."""
+    project = make_project(desk.folder / "digits")
     project.repro()
-    return [_idle(project, folder / "true"), *_swaps(project)]
+    runs = desk.scale.runs
+    return [_idle(project, desk.folder / "true", runs), *_swaps(project, runs)]
 
 
-def _idle(project: Project, folder: Path) -> dict[str, Any]:
+def _idle(project: Project, folder: Path, runs: int) -> Row:
     bare = _bare(folder)
-    ours, theirs = [], []
-    for _ in range(RUNS):
-        ours.append(_seconds(project))
-        theirs.append(_seconds(bare))
-    stages = len((project.folder / "dvc.lock").read_text().split("cmd:")) - 1
-    return {
-        "what": f"`dvc repro` with nothing to do, {stages} stages",
-        "expected": "<= 2x",
-        **_side("median", ours),
-        "beside": "six stages of `true`",
-        "median beside": round(statistics.median(theirs), 2),
-        "ratio": round(statistics.median(ours) / statistics.median(theirs), 2),
+    subjects = {
+        "ours": partial(seconds_of, project.repro),
+        "bare": partial(seconds_of, bare.repro),
     }
+    measured = interleaved(subjects, runs)
+    stages = len((project.folder / "dvc.lock").read_text().split("cmd:")) - 1
+    return row(
+        f"`dvc repro` with nothing to do, {stages} stages",
+        measured["ours"],
+        expected="ratio <= 2",
+        beside="six stages of `true`",
+        beside_runs=measured["bare"],
+    )
 
 
 def _bare(folder: Path) -> Project:
@@ -50,39 +52,23 @@ def _bare(folder: Path) -> Project:
     return bare
 
 
-def _swaps(project: Project) -> list[dict[str, Any]]:
+def _swaps(project: Project, runs: int) -> list[Row]:
     rows = []
     for head in project.json("evaluation/metrics.json")["efficientnet_lite0"]:
         key = "k" if head == "knn" else "C"
         given = [7, 8, 9, 11, 12] if key == "k" else [0.011, 0.012, 0.013, 0.014, 0.015]
-        rows.append(_swap(project, head, f"{key} given", [{key: value} for value in given]))
+        changes: list[dict[str, Any]] = [{key: value} for value in given]
+        rows.append(_swap(project, head, f"{key} given", changes[:runs]))
         if key == "C":
             weights = ["balanced", None, "balanced", None, "balanced"]
             changes = [{"C": None, "class_weight": weight} for weight in weights]
-            rows.append(_swap(project, head, "C searched", changes))
+            rows.append(_swap(project, head, "C searched", changes[:runs]))
     return rows
 
 
-def _swap(project: Project, head: str, what: str, changes: list[dict[str, Any]]) -> dict[str, Any]:
+def _swap(project: Project, head: str, what: str, changes: list[dict[str, Any]]) -> Row:
     seconds = []
     for change in changes:
         project.edit(lambda params, change=change: params["heads"][head].update(change))
-        seconds.append(_seconds(project, "--no-run-cache"))
-    return {
-        "what": f"head swap on the digits: {head}, {what}",
-        "expected": "< 8 s",
-        **_side("median", seconds),
-    }
-
-
-def _side(name: str, seconds: list[float]) -> dict[str, Any]:
-    return {
-        name: round(statistics.median(seconds), 2),
-        "runs": " ".join(f"{value:.2f}" for value in seconds),
-    }
-
-
-def _seconds(project: Project, *arguments: str) -> float:
-    begun = time.perf_counter()
-    project.repro(*arguments)
-    return time.perf_counter() - begun
+        seconds.append(seconds_of(lambda: project.repro("--no-run-cache")))
+    return row(f"head swap on the digits: {head}, {what}", seconds, expected="median < 8")
