@@ -185,6 +185,7 @@ def _load(context: Context) -> _Loaded:
         _open.add(decoders)
     decoders.start(wish.threads or wish.cores)  # they get ready while the backbone is loaded
     runtime = runtimes.load(backbone, device=context.device)
+    decoders.wait_until_ready()  # or their start would be in what is measured
     pixels = frozen.probe_pixels(backbone.preprocessing)
     memory = Store(Path(context.store), backbone.fingerprint).folder
     tuned = tune(runtime, pixels, wish=wish, memory=memory, measure=context.measure)

@@ -139,7 +139,7 @@ class Decoder:
         self, images: Sequence[tuple[str, str]], following: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Ask for images; following: those of the next question, which are read ahead."""
-        self._wait_until_ready()
+        self.wait_until_ready()
         self._asked = time.time()
         question = {"images": images, "next": [path for _, path in following]}
         with suppress(BrokenPipeError):
@@ -154,7 +154,8 @@ class Decoder:
                 return number
         return len(images)
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Wait for its first line. Raises ResourceError where it does not start, and Stopped."""
         if self._ready:
             return
         if cast("IO[bytes]", self._child.stdout).readline() != READY:
@@ -292,11 +293,21 @@ class Decoders:
             return self._all[-1]
 
     def start(self, count: int) -> None:
-        """Start children for that many threads now, rather than as each is asked for."""
+        """Start children for that many threads now, rather than as each is asked for.
+
+        Does not wait until they are up; `wait_until_ready` does.
+        """
         with self._lock:
             while len(self._all) < count and not self.closed:
                 self._all.append(Decoder(self.root, self.recipe))
                 self._idle.append(self._all[-1])
+
+    def wait_until_ready(self) -> None:
+        """Wait for the children that no thread has borrowed. Raises as `Decoder.decode` does."""
+        with self._lock:
+            idle = list(self._idle)
+        for decoder in idle:
+            decoder.wait_until_ready()
 
     def close(self) -> None:
         """End every child; who waits for one gets Stopped."""
