@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,10 @@ def test_stream__batches_of_any_size__are_what_decode_makes_of_all(spiteful, pho
     images.insert(7, ("0" * 64, "none.png"))
     decoders = Decoders(photos, RECIPE)
     with decoders.borrow() as decoder:
-        batches = list(decoder.stream(images, size, ahead=ahead))
+        batches = [
+            replace(batch, pixels=batch.pixels.copy())
+            for batch in decoder.stream(images, size, ahead=ahead)
+        ]
     decoders.close()
     assert [len(batch.sha256) + len(batch.failed) for batch in batches] == [
         len(images[start : start + size]) for start in range(0, len(images), size)
@@ -170,8 +174,8 @@ def test_stream__next_batch__is_read_ahead_while_this_one_is_decoded(photos, mon
     written = []
     real = decoding._start
 
-    def recording(order):
-        started = real(order)
+    def recording(*order):
+        started = real(*order)
         pipe = started.stdin
 
         class Pipe:

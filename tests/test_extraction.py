@@ -132,7 +132,7 @@ def test_extract__again__decodes_nothing_and_writes_the_same_bytes(project, monk
     run(project)
     before = project.embeddings.read_bytes()
     project.embeddings.unlink()
-    monkeypatch.setattr(decoding, "_start", lambda _: pytest.fail("started a decoder"))
+    monkeypatch.setattr(decoding, "_start", lambda *_: pytest.fail("started a decoder"))
     monkeypatch.setattr(worker, "_load", lambda _: pytest.fail("loaded the backbone"))
     assert counts(run(project)) == (23, 0, 23, 0)
     assert project.embeddings.read_bytes() == before

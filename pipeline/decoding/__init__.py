@@ -1,21 +1,25 @@
 """Decoding in child processes, so that an image which crashes or hangs a decoder costs itself alone.
 
-A `Decoder` is one child, asked by one thread at a time; `Decoders` are those of a process. A
-child answers image by image, so the one that killed it is known, and it ends when its parent
-does, however that ends. Between them, by pipes:
+A `Decoder` is one child, asked by one thread at a time; `Decoders` are those of a process. Pixels
+come back in memory that both share, everything else by pipes, a line of JSON each:
 
-    child to parent   ready                          once
-    parent to child   {"images": [[sha256, path], ...], "next": [path, ...]}
-    child to parent   {"reason": null, ...}          a line of JSON an image, and
-                      crop * crop * 3 bytes          its pixels where there is no reason
+    child to parent   ready                                    once
+    parent to child   {"images": [[sha256, path], ...], "next": [path, ...], "at": ..., "bytes": ...}
+    child to parent   [{"reason": null, ...}, ...]             an answer an image
+
+`at` is where in that memory the first decoded image goes, the others behind it; `bytes` its
+whole size; it begins with the number of the image at hand, so that the one which killed a child
+is known. A child ends when its parent does, however that ends.
 """
 
-import fcntl
 import json
+import math
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -40,7 +44,11 @@ CLOCK_SECONDS = 120.0
 SLOW_READING = 0.5
 """Reading is slow where it takes more than this share of the time that decoding does."""
 
-_PIPE_BYTES = 1 << 20
+_HEADER_BYTES = mmap.PAGESIZE
+_NUMBER_BYTES = 8
+_NONE = b"\xff" * _NUMBER_BYTES
+"""No image is at hand."""
+
 _CHILD = "from pipeline.decoding.child import main; main()"
 _LIBRARY = str(Path(__file__).parents[2])
 
@@ -65,6 +73,17 @@ class Batch:
     decode: float = 0.0
     began: float = 0.0
 
+    def add(self, image: tuple[str, str], answer: dict[str, Any]) -> bool:
+        """Take in the answer on an image; whether it was decoded."""
+        sha256, path = image
+        self.read += answer["read"]
+        self.decode += answer["decode"]
+        if answer["reason"] is None:
+            self.sha256.append(sha256)
+            return True
+        self.failed.append((path, sha256, answer["reason"], answer["detail"]))
+        return False
+
 
 class Decoder:
     """One child that reads, checks, decodes and cuts images below `root`.
@@ -74,13 +93,17 @@ class Decoder:
 
     def __init__(self, root: Path, recipe: Preprocessing) -> None:
         limits = {"cpu_seconds": CPU_SECONDS, "clock_seconds": CLOCK_SECONDS}
-        self._order = json.dumps({"root": str(root), "recipe": recipe.as_dict(), **limits})
+        self._memory = _shared_memory()
+        place = {"root": str(root), "recipe": recipe.as_dict(), "memory": self._memory.fileno()}
+        self._order = json.dumps({**place, **limits})
         self._shape = (recipe.crop, recipe.crop, 3)
+        self._room: Pixels = np.empty(0, np.uint8)
+        self._half = 0
         self._stopped = False
         self._asked = 0.0
         self._changing = threading.Lock()
         self._ready = False
-        self._child = _start(self._order)
+        self._child = _start(self._order, self._memory.fileno())
 
     def stream(
         self, images: Sequence[tuple[str, str]], size: int, *, ahead: bool = False
@@ -88,13 +111,15 @@ class Decoder:
         """Decode the images in batches of `size`; see `decode`.
 
         ahead: ask for the next batch before the one at hand is worked on, for work that leaves
-        the processor free; where reading is slow, that is done anyway.
+        the processor free; where reading is slow, that is done anyway. A batch's pixels are
+        overwritten when the next but one is asked for.
         """
+        self._make_room(min(size, len(images)))
         batches = [images[start : start + size] for start in range(0, len(images), size)]
-        batches.append([])
+        after: list[Sequence[tuple[str, str]]] = [*batches[1:], (), ()]
         asked = False
-        for number, batch in enumerate(batches[:-1]):
-            following, later = [*batches[number + 1 :], []][:2]
+        for number, batch in enumerate(batches):
+            following, later = after[number : number + 2]
             if not asked:
                 self._ask(batch, following)
             done = self._answers(batch)
@@ -111,19 +136,59 @@ class Decoder:
         `crashed`, `timeout` or `out_of_memory`. Raises OSError or ResourceError where this
         machine is short of something, Stopped where `close` was called.
         """
+        self._make_room(len(images))
         self._ask(images)
         return self._answers(images)
 
+    def _make_room(self, count: int) -> None:
+        """See that the shared memory holds twice as many images."""
+        if self._room.size and count <= self._room.shape[1]:
+            return
+        shape = (2, max(1, count), *self._shape)
+        size = _HEADER_BYTES + math.prod(shape)
+        os.ftruncate(self._memory.fileno(), size)
+        self._map = mmap.mmap(self._memory.fileno(), size)
+        self._room = np.frombuffer(self._map, np.uint8, offset=_HEADER_BYTES).reshape(shape)
+
     def _answers(self, images: Sequence[tuple[str, str]]) -> Batch:
-        """What was asked for; a child that dies is asked again for what it left out."""
-        batch = Batch([], np.empty((len(images), *self._shape), np.uint8), [], began=self._asked)
-        todo = list(images)
-        while (answered := self._take(todo, batch)) < len(todo):
-            self._try_again(todo[answered], batch)
-            todo = todo[answered + 1 :]
-            self._ask(todo)
+        """What was asked for; where the child died, each image alone."""
+        batch = Batch([], self._room[self._half], [], began=self._asked)
+        answers = self._take()
+        if answers is None:
+            return self._one_by_one(images, batch)
+        for image, answer in zip(images, answers, strict=True):
+            batch.add(image, answer)
         batch.pixels = batch.pixels[: len(batch.sha256)]
         return batch
+
+    def _one_by_one(self, images: Sequence[tuple[str, str]], batch: Batch) -> Batch:
+        """The child died: its image at hand gets one more try, every other one two."""
+        culprit, died = int.from_bytes(self._map[:_NUMBER_BYTES], sys.byteorder), self._restart()
+        pixels = np.empty((len(images), *self._shape), np.uint8)
+        for number, image in enumerate(images):
+            tries = 2
+            if number == culprit:  # the limit of processor time is the same the next time
+                tries = 0 if died == -signal.SIGPROF else 1
+            answer, code = self._alone(image, tries)
+            if answer is None:
+                sha256, path = image
+                batch.failed.append((path, sha256, *reason(code or died)))
+            elif batch.add(image, answer):
+                pixels[len(batch.sha256) - 1] = self._room[self._half, 0]
+        batch.pixels = pixels[: len(batch.sha256)]
+        return batch
+
+    def _alone(self, image: tuple[str, str], tries: int) -> tuple[dict[str, Any] | None, int]:
+        """The answer on one image, or None and the exit code of the child that it killed last."""
+        code = 0
+        for _ in range(tries):
+            self._ask([image])
+            if (answers := self._take()) is not None:
+                return answers[0], 0
+            code = self._restart()
+            if code == -signal.SIGPROF:
+                break
+        return None, code
 
     def close(self) -> None:
         """End the child, whatever it is at."""
@@ -134,25 +199,39 @@ class Decoder:
     def reap(self) -> None:
         """Wait for the end of a child that was closed."""
         _wait(self._child)
+        self._memory.close()
 
     def _ask(
         self, images: Sequence[tuple[str, str]], following: Sequence[tuple[str, str]] = ()
     ) -> None:
         """Ask for images; following: those of the next question, which are read ahead."""
         self.wait_until_ready()
+        self._half = 1 - self._half
+        self._map[:_NUMBER_BYTES] = _NONE
         self._asked = time.time()
-        question = {"images": images, "next": [path for _, path in following]}
+        question = {
+            "images": images,
+            "next": [path for _, path in following],
+            "at": _HEADER_BYTES + self._half * self._room[0].nbytes,
+            "bytes": len(self._map),
+        }
         with suppress(BrokenPipeError):
             to_child = cast("IO[bytes]", self._child.stdin)
             to_child.write(json.dumps(question).encode() + b"\n")
             to_child.flush()
 
-    def _take(self, images: Sequence[tuple[str, str]], batch: Batch) -> int:
-        """Take in the answers; how many there were before the child died, if it did."""
-        for number, image in enumerate(images):
-            if not self._answer(image, batch):
-                return number
-        return len(images)
+    def _take(self) -> list[dict[str, Any]] | None:
+        """The answers, None where the child died before it gave them."""
+        line = cast("IO[bytes]", self._child.stdout).readline()
+        if not line.endswith(b"\n"):
+            return None
+        answers: list[dict[str, Any]] = json.loads(line)
+        for answer in answers:
+            if "fault" in answer:
+                raise RuntimeError(f"the decoder failed on {answer['path']}:\n{answer['fault']}")
+            if "machine" in answer:
+                raise OSError(answer["errno"], answer["machine"], answer["path"])
+        return answers
 
     def wait_until_ready(self) -> None:
         """Wait for its first line. Raises ResourceError where it does not start, and Stopped."""
@@ -167,53 +246,13 @@ class Decoder:
             )
         self._ready = True
 
-    def _answer(self, image: tuple[str, str], batch: Batch) -> bool:
-        """Take in one answer; False where there is none, the child being dead or out of memory."""
-        sha256, path = image
-        from_child = cast("IO[bytes]", self._child.stdout)
-        line = from_child.readline()
-        if not line.endswith(b"\n"):
-            return False
-        answer: dict[str, Any] = json.loads(line)
-        if "memory" in answer:
-            self._child.kill()
-            return False
-        if "fault" in answer:
-            raise RuntimeError(f"the decoder failed on {path}:\n{answer['fault']}")
-        if "machine" in answer:
-            raise OSError(answer["errno"], answer["machine"], path)
-        if answer["reason"] is None:
-            room = memoryview(batch.pixels[len(batch.sha256)]).cast("B")
-            if from_child.readinto(room) < len(room):  # type: ignore[attr-defined]
-                return False
-            batch.sha256.append(sha256)
-        else:
-            batch.failed.append((path, sha256, answer["reason"], answer["detail"]))
-        batch.read += answer["read"]
-        batch.decode += answer["decode"]
-        return True
-
-    def _try_again(self, image: tuple[str, str], batch: Batch) -> None:
-        """The child died at this image: give it one more try, alone, then list it.
-
-        But for the limit of processor time, which no second try would change.
-        """
-        died = self._restart()
-        if died != -signal.SIGPROF:
-            self._ask([image])
-            if self._take([image], batch):
-                return
-            died = self._restart()
-        sha256, path = image
-        batch.failed.append((path, sha256, *reason(died)))
-
     def _restart(self) -> int:
         """A new child for the one that died; the exit code of that."""
         code = _wait(self._child)
         with self._changing:
             if self._stopped:
                 raise Stopped
-            self._child, self._ready = _start(self._order), False
+            self._child, self._ready = _start(self._order, self._memory.fileno()), False
         return code
 
 
@@ -232,19 +271,23 @@ def _ending(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _start(order: str) -> "subprocess.Popen[bytes]":
+def _start(order: str, memory: int) -> "subprocess.Popen[bytes]":
     path = os.pathsep.join(filter(None, (_LIBRARY, os.environ.get("PYTHONPATH"))))
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-c", _CHILD, order],
+        pass_fds=[memory],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         process_group=0,  # Ctrl-C is for the parent, which ends its children
     )
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with suppress(OSError):  # a user's pipes may have used up what the kernel gives
-            fcntl.fcntl(cast("IO[bytes]", child.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return child
+
+
+def _shared_memory() -> IO[bytes]:
+    """A file that is memory, or where there is no such thing, one without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("headstart-pixels"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _wait(child: "subprocess.Popen[bytes]") -> int:
