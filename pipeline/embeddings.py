@@ -64,11 +64,13 @@ class Embeddings:
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """The vectors of `rows` as (M, D) float32; some rows at a time, on every core."""
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.vectors):
+            raise IndexError(f"rows beyond 0..{len(self.vectors) - 1}; -1 is no image's")
         taken = np.empty((len(rows), self.vectors.shape[1]), dtype=np.float32)
 
         def convert(start: int) -> None:
             some = rows[start : start + TAKEN_ROWS]
-            follow = len(some) > 1 and some[0] >= 0 and bool((np.diff(some) == 1).all())
+            follow = len(some) > 1 and bool((np.diff(some) == 1).all())
             index = slice(some[0], some[-1] + 1) if follow else some
             taken[start : start + len(some)] = self.vectors[index]
 

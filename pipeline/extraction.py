@@ -99,8 +99,9 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
             problems = _compute(images, missing, context, execution, summary)
         finally:
             worker.stop()
+        store = Store(places.store, backbone.fingerprint)  # shards seen long ago are checked again
+        store.refresh()
     _refuse_failures(problems, backbone.name, places, max_failed, summary)
-    store.refresh()
     kept = images.sha256
     del images  # the paths, which a large run need not hold any longer
     if problems:

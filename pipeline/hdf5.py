@@ -158,10 +158,12 @@ def is_sealed(path: Path) -> bool:
             content = os.fstat(file.fileno()).st_size - len(_seal("")) - _SHA256_DIGITS
             found = _sha256_of_next(file, content)
             return file.read() == _seal(found)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
     except OSError as error:
         if is_failing(error) or is_shortage(error):
             raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
-        return False
+        raise
 
 
 def _seal(sha256: str) -> bytes:

@@ -87,7 +87,7 @@ def _advice(slowest: str, *, cores: int, slots: int, here: bool) -> str:
     if not here:
         return "more workers bring more"
     if slots < cores:
-        return f"{slots} of {cores} cores are used: execution.threads: auto uses all"
+        return f"{slots} of {cores} cores are used; more execution.threads may bring more"
     bring = "a second worker brings nothing"
     if slowest == "decode":
         return f"{bring} on {cores} cores, smaller copies of the images would"

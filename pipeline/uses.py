@@ -168,10 +168,10 @@ def _sealed(value: dict[str, Any]) -> bytes:
 def _put(path: Path, value: dict[str, Any]) -> None:
     """Write a note, unless it is there to the byte."""
     content = _sealed(value)
-    if path.exists() and path.read_bytes() == content:
-        return
     for left in reversed(range(_ATTEMPTS)):
         try:
+            if path.exists() and path.read_bytes() == content:
+                return
             with files.replacing(path) as beside:
                 beside.write_bytes(content)
             return

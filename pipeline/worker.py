@@ -60,8 +60,7 @@ class Shard:
 class ShardResult:
     """Counts only; the vectors are in the store.
 
-    seconds: by phase; took: of all, from when its first image was asked for; started: when that
-    was, a time.time().
+    seconds: by phase; took: of all; started: when its first image was asked for, a time.time().
     """
 
     computed: int
@@ -99,7 +98,7 @@ def embed_shard(shard: Shard) -> ShardResult:
     loaded = _loaded(shard.context)
     store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.tuned.probe)
-    seconds, started = dict.fromkeys(PHASES, 0.0), 0.0
+    seconds, started, entered = dict.fromkeys(PHASES, 0.0), 0.0, time.perf_counter()
     problems, names, vectors = list[Problem](), list[str](), list[Array]()
     for batch in _decoded(shard, loaded):
         started = started or batch.began
@@ -116,7 +115,8 @@ def embed_shard(shard: Shard) -> ShardResult:
         begun = time.perf_counter()
         store.put(dataset.digests(names), np.concatenate(vectors))
         seconds["write"] += time.perf_counter() - begun
-    return ShardResult(len(names), tuple(problems), seconds, time.time() - started, started)
+    took = time.perf_counter() - entered
+    return ShardResult(len(names), tuple(problems), seconds, took, started)
 
 
 def _decoded(shard: Shard, loaded: _Loaded) -> Iterator[Batch]:

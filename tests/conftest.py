@@ -158,11 +158,15 @@ def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
 
 
+def real_images() -> Path:
+    """Where real images may be."""
+    return Path(os.environ.get("HEADSTART_TEST_DATA") or ROOT.parent / "shared" / "data")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images, where they are at hand."""
-    place = os.environ.get("HEADSTART_TEST_DATA") or ROOT.parent / "shared" / "data"
-    path = Path(place)
+    path = real_images()
     if not path.is_dir():
         pytest.skip(f"no real images at {path}; set HEADSTART_TEST_DATA")
     return path.resolve()

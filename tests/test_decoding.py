@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline import decoding
-from pipeline.decoding import Decoder, Decoders, Stopped, child
+from pipeline.decoding import Decoder, Decoders, Stopped, child, parent
 from pipeline.errors import ResourceError
 from pipeline.images import Preprocessing, preprocess
 
@@ -68,8 +68,8 @@ def spiteful(tmp_path, monkeypatch):
     (folder / "sitecustomize.py").write_text(SPITEFUL)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(decoding, "CPU_SECONDS", 0.5)
-    monkeypatch.setattr(decoding, "CLOCK_SECONDS", 2.0)
+    monkeypatch.setattr(parent, "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(parent, "CLOCK_SECONDS", 2.0)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_fetch__what_is_no_file__is_passed_over(photos):
 def test_stream__next_batch__is_read_ahead_while_this_one_is_decoded(photos, monkeypatch):
     images = [picture(photos, f"{n}.png", 50 + n) for n in range(5)]
     written = []
-    real = decoding._start
+    real = parent._start
 
     def recording(*order):
         started = real(*order)
@@ -189,7 +189,7 @@ def test_stream__next_batch__is_read_ahead_while_this_one_is_decoded(photos, mon
         started.stdin = Pipe()
         return started
 
-    monkeypatch.setattr(decoding, "_start", recording)
+    monkeypatch.setattr(parent, "_start", recording)
     decoders = Decoders(photos, RECIPE)
     with decoders.borrow() as decoder:
         list(decoder.stream(images, 2))

@@ -394,3 +394,10 @@ def test_info__damaged_rows__are_not_read(tmp_path, whole):
     }
     assert told["fingerprint"] == frozen.fingerprint_of(BACKBONE.fields)
     assert files.json_text(told)
+
+
+def test_take__row_of_no_image__is_refused(tmp_path):
+    opened = embeddings.open(write(tmp_path / "raw.h5"))
+    for row in (-1, len(opened.sha256)):
+        with pytest.raises(IndexError):
+            opened.take(np.array([0, row]))

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import dataset, decoding, embeddings, extraction, frozen, pace, worker
+from pipeline import dataset, embeddings, extraction, frozen, pace, worker
 from pipeline.dataset import Images
-from pipeline.decoding import Decoder, Stopped
+from pipeline.decoding import Decoder, Stopped, parent
 from pipeline.errors import (
     ClusterError,
     ConfigurationError,
@@ -132,7 +132,7 @@ def test_extract__again__decodes_nothing_and_writes_the_same_bytes(project, monk
     run(project)
     before = project.embeddings.read_bytes()
     project.embeddings.unlink()
-    monkeypatch.setattr(decoding, "_start", lambda *_: pytest.fail("started a decoder"))
+    monkeypatch.setattr(parent, "_start", lambda *_: pytest.fail("started a decoder"))
     monkeypatch.setattr(worker, "_load", lambda _: pytest.fail("loaded the backbone"))
     assert counts(run(project)) == (23, 0, 23, 0)
     assert project.embeddings.read_bytes() == before
@@ -219,8 +219,8 @@ if __name__ == "__main__":
 """
 
 FAILING = f"""
-from pipeline import decoding
-decoding.CPU_SECONDS, decoding.CLOCK_SECONDS = 0.5, 2.0  # a spawned worker runs this as well
+from pipeline.decoding import parent
+parent.CPU_SECONDS, parent.CLOCK_SECONDS = 0.5, 2.0  # a spawned worker runs this as well
 {WORKERS}"""
 
 

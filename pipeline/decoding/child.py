@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
+from pipeline.decoding.memory import begin
 from pipeline.errors import ImageError, is_shortage
 from pipeline.images import Preprocessing, preprocess
 
@@ -35,9 +36,7 @@ def main() -> None:
     root, recipe = Path(order["root"]), Preprocessing(**order["recipe"])
     limits = order["cpu_seconds"], order["clock_seconds"]
     with os.fdopen(os.dup(1), "wb") as to_parent:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)  # what a library prints is no answer of ours
-        os.dup2(silence, 2)
+        _silence()
         to_parent.write(READY)
         to_parent.flush()
         shared = mmap.mmap(-1, mmap.PAGESIZE)
@@ -50,13 +49,20 @@ def main() -> None:
             answers = []
             at = question["at"]
             for number, (sha256, path) in enumerate(question["images"]):
-                shared[:8] = number.to_bytes(8, sys.byteorder)  # this one may be the last
+                begin(shared, number)  # it may be the last
                 answer, pixels = serve(root / path, sha256, recipe, limits)
                 answers.append({**answer, "path": path})
                 shared[at : at + len(pixels)] = pixels
                 at += len(pixels)
             to_parent.write(json.dumps(answers).encode() + b"\n")
             to_parent.flush()
+
+
+def _silence() -> None:
+    """What a library prints is no answer of ours."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
 
 
 def _question() -> bytes:

@@ -40,7 +40,7 @@ class Runtime(Protocol):
         """(N, H, W, 3) uint8 -> (N, D) float32, any N. Safe to call from several threads."""
 
     def run_as(self, setting: Setting) -> "Runtime":
-        """The same backbone run in another way; what is loaded is shared."""
+        """The same backbone run in another way; what is loaded is shared where that is possible."""
 
 
 def load(backbone: FrozenBackbone, *, device: str) -> Runtime:

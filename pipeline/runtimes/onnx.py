@@ -48,12 +48,12 @@ class OnnxRuntime:
 
     def run_as(self, setting: Setting) -> "OnnxRuntime":
         """See `pipeline.runtimes.Runtime`."""
-        cores = setting.threads // setting.sessions
-        if self.device != "cpu" or cores <= 1:
+        if self.device != "cpu" or setting.sessions >= setting.threads:
             return replace(self, batch_size=setting.batch_size, idle=None)
-        idle = Sessions()
+        idle, cores = Sessions(), setting.threads // setting.sessions
         for _ in range(setting.sessions):
-            idle.put(open_session(self.model, self.device, cores=cores))
+            shared = self.first if cores == 1 else None
+            idle.put(shared or open_session(self.model, self.device, cores=cores))
         return replace(self, batch_size=setting.batch_size, idle=idle)
 
     def embed(self, images: Pixels) -> Vectors:
