@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.decoding.parent import Batch, Decoder, Stopped
+from pipeline.decoding.batch import Batch
+from pipeline.decoding.parent import Decoder, Stopped
 from pipeline.images import Preprocessing
 
 __all__ = ["Batch", "Decoder", "Decoders", "Stopped"]

@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
+from pipeline.decoding.batch import Batch
 from pipeline.decoding.child import READY
 from pipeline.decoding.memory import SharedPixels
 from pipeline.errors import ResourceError
-from pipeline.images import Pixels, Preprocessing
+from pipeline.images import Preprocessing
 
 CPU_SECONDS = 30.0
 """What decoding an image may take of a processor: many times what the largest one needs."""
@@ -38,36 +38,6 @@ _LIBRARY = str(Path(__file__).parents[2])
 
 class Stopped(Exception):  # noqa: N818 - no error: the run is ending, nobody waits for the result
     """The decoders were closed while one was at work."""
-
-
-@dataclass
-class Batch:
-    """What became of some images, in their order.
-
-    sha256: of those that were decoded; pixels: (N, crop, crop, 3) uint8, theirs; failed:
-    (path, sha256, reason, detail) of the others; read, decode: seconds; began: when the first
-    was asked for of a child that was ready, a time.time().
-    """
-
-    sha256: list[str]
-    pixels: Pixels
-    failed: list[tuple[str, str, str, str]]
-    read: float = 0.0
-    decode: float = 0.0
-    began: float = 0.0
-
-    def add(self, image: tuple[str, str], answer: dict[str, Any]) -> bool:
-        """Take in the answer on an image; whether it was decoded."""
-        sha256, path = image
-        if answer["path"] != path:
-            raise RuntimeError(f"asked a decoder for {path}, answered on {answer['path']}")
-        self.read += answer["read"]
-        self.decode += answer["decode"]
-        if answer["reason"] is None:
-            self.sha256.append(sha256)
-            return True
-        self.failed.append((path, sha256, answer["reason"], answer["detail"]))
-        return False
 
 
 class Decoder:
