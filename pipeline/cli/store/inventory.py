@@ -10,13 +10,14 @@ from pathlib import Path
 
 from pipeline import files
 from pipeline.errors import ConfigurationError
-from pipeline.tuning import SPEED
 
 DAY = 24 * 3600.0
 """Seconds after which a file that was not renamed is a killed run's."""
 
 _DIGITS = frozenset("0123456789abcdef")
 _NOTES = {"probe.npy", "fields.json"}
+_SPEED = "speed-"
+"""As pipeline.tuning names its notes; the doctor imports this module, and must run where that cannot be."""
 
 
 @dataclass
@@ -123,7 +124,7 @@ def _add(holding: Holding, entry: "os.DirEntry[str]") -> None:
         holding.sizes[about.st_size] += 1
         holding.samples.setdefault(about.st_size, Path(entry.path))
         holding.foreign = holding.foreign or ("" if is_digest(stem) else entry.name)
-    elif entry.name not in _NOTES and not entry.name.startswith(SPEED):
+    elif entry.name not in _NOTES and not entry.name.startswith(_SPEED):
         holding.foreign = holding.foreign or entry.name
     if entry.name != "fields.json":
         holding.newest = max(holding.newest, about.st_mtime)
