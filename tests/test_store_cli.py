@@ -43,6 +43,18 @@ class Said:
         return line
 
 
+def places_of(project: Path, backbone: Path, store: Path) -> Places:
+    """Where an extraction of that project reads and writes."""
+    return Places(
+        root=project / "photos",
+        backbone=backbone,
+        images=project / "images.parquet",
+        embeddings=project / "raw.h5",
+        runs=project / "runs",
+        store=store,
+    )
+
+
 @dataclass(frozen=True)
 class Desk:
     """A store and the projects that use it, each with a backbone `raw` and 23 photos."""
@@ -76,14 +88,7 @@ class Desk:
     def extract(self, project: Path) -> str:
         """Embed with the project's backbone; returns the fingerprint."""
         backbone = project / "artifacts" / "backbones" / "raw"
-        places = Places(
-            root=project / "photos",
-            backbone=backbone,
-            images=project / "images.parquet",
-            embeddings=project / "raw.h5",
-            runs=project / "runs",
-            store=self.store,
-        )
+        places = places_of(project, backbone, self.store)
         extraction.extract(places, ExecutionParams(threads=2), max_failed=0)
         return frozen.load(backbone).fingerprint
 
@@ -686,14 +691,7 @@ def test_extract__gc_that_deletes_all_the_time__succeeds_or_says_so_and_then_rec
         text=True,
     )
     shutil.rmtree(mine)
-    places = Places(
-        root=ended / "photos",
-        backbone=moved,
-        images=ended / "images.parquet",
-        embeddings=ended / "raw.h5",
-        runs=ended / "runs",
-        store=desk.store,
-    )
+    places = places_of(ended, moved, desk.store)
 
     def extract() -> None:
         (ended / "raw.h5").unlink(missing_ok=True)

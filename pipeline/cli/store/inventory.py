@@ -12,7 +12,7 @@ from pipeline import files
 from pipeline.errors import ConfigurationError
 
 DAY = 24 * 3600.0
-"""Seconds after which a file that was not renamed is a killed run's."""
+"""Seconds."""
 
 _DIGITS = frozenset("0123456789abcdef")
 _NOTES = {"probe.npy", "fields.json"}
@@ -26,7 +26,7 @@ class Holding:
 
     bytes: of all its files; sizes: how many shards have how many bytes; samples: one for each of
     these; partial: files that are not whole yet, or never will be, with their bytes; stale: those
-    of them older than a DAY;
+    of them untouched for files.LEFT_SECONDS;
     newest: a time.time(), when its last shard, probe or partial file was written, 0 without any;
     foreign: the first name in it that no run gives.
     """
@@ -142,7 +142,7 @@ def _add_note(holding: Holding, entry: "os.DirEntry[str]") -> None:
 def _add_partial(holding: Holding, entry: "os.DirEntry[str]", about: os.stat_result) -> None:
     path = Path(entry.path)
     holding.partial[path] = about.st_size
-    if time.time() - about.st_mtime > DAY:
+    if time.time() - about.st_mtime > files.LEFT_SECONDS:
         holding.stale.append(path)
 
 
