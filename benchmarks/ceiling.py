@@ -2,7 +2,6 @@
 
 import itertools
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -16,10 +15,11 @@ import onnxruntime
 
 from benchmarks.measuring import rate
 from pipeline import frozen
+from pipeline.cluster import cores
 from pipeline.images import Preprocessing, preprocess
 from pipeline.runtimes.onnx import open_session
 
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 BATCHES = (1, 2, 4, 8)
 ALL_CORES_BATCH = 8
 FORWARD, DECODE = "forward alone", "decode alone"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import files, frozen, hdf5
+from pipeline import children, files, frozen, hdf5
 from pipeline.dataset import Digests, positions
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
@@ -31,7 +31,6 @@ CHILD_SECONDS = 60.0
 """What looking into a damaged file may take."""
 
 _CHILD = "import sys, pathlib, pipeline.embeddings as e; e.complain(pathlib.Path(sys.argv[1]))"
-_LIBRARY = str(Path(__file__).parents[1])
 
 TAKEN_ROWS = 1024
 """Rows converted at a time: what a core's cache holds."""
@@ -133,12 +132,14 @@ def _complaint(path: Path) -> str:
 
     HDF5 may crash or never end on a damaged file, so another process looks into it.
     """
-    libraries = os.pathsep.join(filter(None, (_LIBRARY, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-c", _CHILD, str(path)]
-    environment = {**os.environ, "PYTHONPATH": libraries}
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=CHILD_SECONDS, check=False
+            command,
+            env=children.environment(),
+            capture_output=True,
+            timeout=CHILD_SECONDS,
+            check=False,
         )
         found = done.stdout.decode(errors="replace") if done.returncode == 0 else ""
     except subprocess.TimeoutExpired:

@@ -25,6 +25,7 @@ LEFT_SECONDS = 24 * 3600.0
 """A partial file untouched for so long has lost its writer, wherever that ran."""
 
 _WRITER = re.compile(rf"\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 
@@ -217,6 +218,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV table that `write_csv` wrote."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a sha256 as all of these functions write it."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def sha256_of(path: Path) -> str:

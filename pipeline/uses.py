@@ -8,7 +8,6 @@ Each note ends with the sha256 of the rest, so that a flipped bit is found.
 import errno
 import json
 import os
-import re
 import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,6 @@ from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone, fingerprint_of
 
 FIELDS, USES = "fields.json", "uses"
-DIGEST = re.compile(r"[0-9a-f]{64}")
 SHORT = 12
 """Digits of a digest that are shown."""
 
@@ -111,7 +109,7 @@ def differences(new: dict[str, Any], old: dict[str, Any], *, within: str = "") -
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return value[:SHORT] if DIGEST.fullmatch(value) else value
+        return value[:SHORT] if files.is_digest(value) else value
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
@@ -151,7 +149,7 @@ def _last(store: Path, use: Use) -> Made | None:
     for path in store.glob(f"*/{use.place}"):
         folder = path.parents[1]
         try:
-            if DIGEST.fullmatch(folder.name):
+            if files.is_digest(folder.name):
                 found.append((read_use(path).time, folder))
         except (IntegrityError, FileNotFoundError):
             continue

@@ -12,7 +12,7 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "errors", "files", "pace"},
+    {"cgroups", "children", "errors", "files", "pace"},
     {"params"},
     {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},

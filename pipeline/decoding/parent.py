@@ -1,7 +1,6 @@
 """One child process that decodes, as its parent sees it; see `pipeline.decoding`."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from pipeline import children
 from pipeline.decoding.batch import Batch
 from pipeline.decoding.child import READY
 from pipeline.decoding.memory import SharedPixels
@@ -33,7 +33,6 @@ _KEEPING = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(
 """glibc would give freed memory back and take it again for each image."""
 
 _CHILD = "from pipeline.decoding.child import main; main()"
-_LIBRARY = str(Path(__file__).parents[2])
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the run is ending, nobody waits for the result
@@ -89,9 +88,7 @@ class Decoder:
         `crashed`, `timeout` or `out_of_memory`. Raises OSError or ResourceError where this
         machine is short of something, Stopped where `close` was called.
         """
-        self._shared.make_room(len(images))
-        self._ask(images)
-        return self._answers(images)
+        return next(self.stream(images, len(images)))
 
     def _answers(self, images: Sequence[tuple[str, str]]) -> Batch:
         """What was asked for; where the child died, each image alone."""
@@ -209,13 +206,12 @@ def _ending(code: int) -> str:
 
 
 def _start(order: str, memory: int) -> "subprocess.Popen[bytes]":
-    path = os.pathsep.join(filter(None, (_LIBRARY, os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _CHILD, order],
         pass_fds=[memory],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, **_KEEPING, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
+        env={**children.environment(), **_KEEPING, "OPENBLAS_NUM_THREADS": "1"},
         process_group=0,  # Ctrl-C is for the parent, which ends its children
     )
 

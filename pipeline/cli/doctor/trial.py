@@ -4,18 +4,17 @@ Run as `python -m pipeline.cli.doctor.trial NAME`, which prints what it saw as o
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+from pipeline import children
 
 SECONDS = 60
 """How long a trial may take: torch from a cold disk takes many."""
 
-_ROOT = Path(__file__).parents[3]
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -25,11 +24,10 @@ class TrialError(Exception):
 
 def attempt(name: str) -> dict[str, Any]:
     """What the trial of that name saw. Raises TrialError with the reason where it failed."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "pipeline.cli.doctor.trial", name],
-            env={**os.environ, "PYTHONPATH": path},
+            env=children.environment(),
             capture_output=True,
             text=True,
             errors="replace",

@@ -14,7 +14,6 @@ from pipeline.errors import ConfigurationError
 DAY = 24 * 3600.0
 """Seconds."""
 
-_DIGITS = frozenset("0123456789abcdef")
 _NOTES = {"probe.npy", "fields.json"}
 _SPEED = "speed-"
 """As pipeline.tuning names its notes; the doctor imports this module, and must run where that cannot be."""
@@ -84,7 +83,7 @@ def take(root: Path, *, seconds: float = float("inf")) -> Inventory:
     """Look at a folder for so long at most."""
     inventory, end = Inventory(root), time.monotonic() + seconds
     for entry in _entries(root):
-        if is_digest(entry.name) and entry.is_dir():
+        if files.is_digest(entry.name) and entry.is_dir():
             inventory.holdings.append(Holding(Path(entry.path), entry.name))
         elif is_removed(entry.name) and entry.is_dir(follow_symlinks=False):
             inventory.removed.append(Path(entry.path))
@@ -123,7 +122,7 @@ def _add(holding: Holding, entry: "os.DirEntry[str]") -> None:
     elif ending == ".h5":
         holding.sizes[about.st_size] += 1
         holding.samples.setdefault(about.st_size, Path(entry.path))
-        holding.foreign = holding.foreign or ("" if is_digest(stem) else entry.name)
+        holding.foreign = holding.foreign or ("" if files.is_digest(stem) else entry.name)
     elif entry.name not in _NOTES and not entry.name.startswith(_SPEED):
         holding.foreign = holding.foreign or entry.name
     if entry.name != "fields.json":
@@ -135,7 +134,9 @@ def _add_note(holding: Holding, entry: "os.DirEntry[str]") -> None:
     holding.bytes += about.st_size
     if entry.name.endswith(files.PARTIAL):
         _add_partial(holding, entry, about)
-    elif not (is_digest(entry.name.removesuffix(".json")) and entry.is_file(follow_symlinks=False)):
+    elif not (
+        files.is_digest(entry.name.removesuffix(".json")) and entry.is_file(follow_symlinks=False)
+    ):
         holding.foreign = holding.foreign or f"uses/{entry.name}"
 
 
@@ -146,14 +147,9 @@ def _add_partial(holding: Holding, entry: "os.DirEntry[str]", about: os.stat_res
         holding.stale.append(path)
 
 
-def is_digest(name: str) -> bool:
-    """Whether a name is a sha256's."""
-    return len(name) == 64 and _DIGITS.issuperset(name)
-
-
 def is_removed(name: str) -> bool:
     """Whether a folder is one that `gc` renamed to delete it: `.<fingerprint>-….partial`."""
-    return name[:1] == "." and is_digest(name[1:65]) and name.endswith(files.PARTIAL)
+    return name[:1] == "." and files.is_digest(name[1:65]) and name.endswith(files.PARTIAL)
 
 
 def _entries(folder: Path) -> "Iterator[os.DirEntry[str]]":
