@@ -6,6 +6,7 @@
     │   └── ImageError          -   one image cannot be embedded; listed, never fatal by itself
     ├── IntegrityError          4   a file is not what its record says it is
     ├── ResourceError           5   disk or memory ran out, or the disk fails
+    │   └── DeviceMemoryError   5   a GPU has no memory for a batch; a run goes on with half of it
     └── ClusterError            6   a Dask cluster cannot be reached or was lost
 
 Ctrl-C ends with 130. A message says what is wrong, where, and what to type next.
@@ -78,6 +79,17 @@ class ResourceError(HeadstartError):
     """Disk or memory ran out, or the disk fails."""
 
     exit_code = 5
+
+
+class DeviceMemoryError(ResourceError):
+    """A GPU has no memory for a batch. batch_size: images of it."""
+
+    def __init__(self, message: str, batch_size: int) -> None:
+        super().__init__(message, batch_size)
+        self.batch_size = batch_size
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ClusterError(HeadstartError):

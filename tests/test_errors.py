@@ -145,3 +145,8 @@ def test_image_error__through_pickle__keeps_reason_and_detail():
 def test_image_error__detail_of_several_lines__becomes_one():
     error = ImageError("corrupt", "a\n\tb  c")
     assert (error.detail, str(error)) == ("a b c", "corrupt: a b c")
+
+
+def test_device_memory_error__sent_from_a_worker__keeps_its_batch():
+    sent = pickle.loads(pickle.dumps(errors.DeviceMemoryError("no memory for 64 images", 64)))
+    assert (str(sent), sent.batch_size) == ("no memory for 64 images", 64)
