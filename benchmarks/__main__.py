@@ -25,6 +25,7 @@ from benchmarks import (
     reading,
     rivals,
     table,
+    workers,
 )
 from benchmarks.desk import FULL, QUICK, Desk
 from benchmarks.table import Row
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "incremental": incremental.measure,
     "reading": reading.measure,
     "memory": memory.measure,
+    "workers": workers.measure,
 }
 SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
 """Packages whose versions stand with the results."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.cluster import Cluster, cores, is_here, open_cluster
+from pipeline.cluster import Cluster, Work, cores, is_here, open_cluster
 from pipeline.dataset import Problem
 from pipeline.errors import DeviceMemoryError
 from pipeline.pace import Pace, verdict
@@ -18,6 +18,8 @@ from pipeline.worker import PHASES, Context, Shard, ShardResult, work
 
 Shards = Callable[[Context, Pace], Iterator[Shard]]
 """Lists what is missing now, in shards of the size that the pace tells."""
+
+Doing = Callable[[Context], Work[Shard, ShardResult]]
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
@@ -51,8 +53,11 @@ def compute(
     *,
     total: int,
     report: Path | None = None,
+    doing: Doing = work,
 ) -> Tally:
     """Embed what is missing, `total` images; see `open_cluster` for report.
+
+    doing: what is done with a shard.
 
     Where a GPU's memory does not suffice, what remains is done with half the batch. Raises what
     a worker raises, and ClusterError.
@@ -61,7 +66,7 @@ def compute(
     with open_cluster(execution, report=report) as cluster:
         while True:
             try:
-                for result in _watched(cluster, shards(context, pace), context, pace):
+                for result in _watched(cluster, shards(context, pace), doing(context), pace):
                     tally.add(result, here=here)
                 break
             except DeviceMemoryError as error:
@@ -83,7 +88,7 @@ def _halved(context: Context, error: DeviceMemoryError) -> Context:
 
 
 def _watched(
-    cluster: Cluster, shards: Iterator[Shard], context: Context, pace: Pace
+    cluster: Cluster, shards: Iterator[Shard], work: Work[Shard, ShardResult], pace: Pace
 ) -> Iterator[ShardResult]:
     """The results as they come, with a progress bar on a terminal."""
 
@@ -93,7 +98,7 @@ def _watched(
 
     with (
         tqdm(total=pace.total, disable=None, initial=pace.done, bar_format=_BAR) as bar,
-        closing(cluster.run(work(context), paced())) as results,
+        closing(cluster.run(work, paced())) as results,
     ):
         for result in results:
             images = result.computed + len(result.problems)

@@ -10,6 +10,9 @@ LEAST, MOST = 16, 4096
 SHARD_SECONDS = 3.0
 """What a shard should take: a kill loses no more, and a file of the store is not too small."""
 
+SLOT_SECONDS = 0.005
+"""What giving out a shard takes of the driver, at most: one takes that long a slot, or slots wait."""
+
 TAIL = 3
 """At the end a shard is this many times less than each slot's share, so that all end together."""
 
@@ -46,9 +49,11 @@ class Pace:
 
     def shard_size(self, unassigned: int) -> int:
         """How many images the next shard should have, of those that no shard has yet."""
-        wanted = SHARD_SECONDS * self.done / self.worked if self.worked else self.least
+        rate = self.done / self.worked if self.worked else 0.0
+        wanted = int(SHARD_SECONDS * rate) or self.least
         share = math.ceil(unassigned / (TAIL * max(1, self.slots)))
-        return max(self.least, min(MOST, int(wanted), share))
+        least = max(self.least, min(MOST, int(SLOT_SECONDS * self.slots * rate)))
+        return max(least, min(MOST, wanted, share))
 
     def left(self) -> float | None:
         """Seconds until the last image, from the seconds an image; None before any is known."""
