@@ -34,7 +34,7 @@ HOMES = {
     "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
-        "pipeline/runtimes/lanes.py",
+        "pipeline/runtimes/bindings.py",
         "pipeline/runtimes/sessions.py",
         "pipeline/backbones/freezing.py",
         "pipeline/cli/doctor/trial.py",

@@ -1,6 +1,6 @@
 """The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores.
 
-On GPUs a session each, of one batch shape, and some passes at once in each (`lanes`).
+On GPUs a session each, of one batch shape, and some passes at once in each (`bindings`).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ import onnxruntime
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
 from pipeline.runtimes import Runtime, Setting
-from pipeline.runtimes.lanes import Lanes
+from pipeline.runtimes.bindings import Lanes
 from pipeline.runtimes.sessions import choose_device, choose_gpus, memory_errors, open_session
 
 BATCH = {"cpu": 4, "cuda": 128}

@@ -129,14 +129,13 @@ def _refuse_fallback(session: onnxruntime.InferenceSession, device: str) -> None
 
 
 def heavy_on_cpu(session: onnxruntime.InferenceSession) -> list[str]:
-    """The HEAVY operators, one a node, that a session runs on the CPU.
+    """The HEAVY operators, one a node, that a session which recorded it runs on the CPU.
 
-    Empty where onnxruntime cannot tell: an older one, or one that was not asked to record it.
+    Empty also where onnxruntime is too old to tell.
     """
-    try:
-        parts: list[Any] = session.get_provider_graph_assignment_info()
-    except (AttributeError, RuntimeError):
+    if not hasattr(session, "get_provider_graph_assignment_info"):
         return []
+    parts: list[Any] = session.get_provider_graph_assignment_info()
     return [
         node.op_type
         for part in parts

@@ -87,7 +87,7 @@ def _runs_right(device: str, gpu: int = 0) -> bool:
     """Whether a small convolution on a device gives what NumPy makes of it, bound as in a run."""
     import numpy as np
 
-    from pipeline.runtimes.lanes import Lane
+    from pipeline.runtimes.bindings import Lane
     from pipeline.runtimes.sessions import open_session
 
     kernel = np.random.default_rng(0).standard_normal((8, 3, 4, 4), dtype=np.float32)
