@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - a fixture that is imported is asked for by its name
 
 import gc
+import shutil
 import threading
 import time
 import weakref
@@ -21,6 +22,7 @@ from pipeline.runtimes.bindings import Lane, Lanes
 from pipeline.runtimes.onnx import BATCH, OnnxOnGpus
 from pipeline.runtimes.sessions import HEAVY, heavy_on_cpu, is_out_of_memory, open_session
 from tests.frozen_fixtures import lite0, pixels  # noqa: F401 - fixtures
+from tests.test_extraction import project, run, small_shards  # noqa: F401 - fixtures
 from tests.test_runtimes import averaging, images, one_line  # noqa: F401 - a fixture
 
 ARENA = (
@@ -34,7 +36,7 @@ ARENA = (
 
 def on_two(backbone, batch_size=4, lanes=4) -> OnnxOnGpus:
     """Two CPU sessions that stand for two GPUs, with two lanes each."""
-    loaded = OnnxOnGpus.load(backbone.model, (0, 1), batch_size=batch_size, device="cpu")
+    loaded = OnnxOnGpus.load(backbone.model, (0, 1), batch_size=batch_size, place="cpu")
     return loaded.run_as(Setting(lanes, lanes, batch_size))
 
 
@@ -63,7 +65,7 @@ def test_lane__next_pass__leaves_the_vectors_of_the_last_as_they_were(averaging)
 def test_lane__real_backbone_of_one_batch_shape__agrees_with_the_cpus(lite0):
     backbone = frozen.load(lite0)
     probe = frozen.probe_pixels(backbone.preprocessing)[:3]
-    bound = OnnxOnGpus.load(backbone.model, (0,), batch_size=2, device="cpu").embed(probe)
+    bound = OnnxOnGpus.load(backbone.model, (0,), batch_size=2, place="cpu").embed(probe)
     plain = runtimes.load(backbone, device="cpu").embed(probe)
     frozen.check_drift(bound, plain, precision="float32", what="bound")
 
@@ -161,6 +163,31 @@ def test_load__cuda__has_a_session_on_each_gpu_that_is_asked_for(pixels, monkeyp
         runtime = runtimes.load(frozen.load(pixels), device="auto", gpus=asked)
         assert opened == dict.fromkeys(expected, ("cuda", BATCH["cuda"]))
         assert (runtime.device, set(runtime.gpus)) == ("cuda", expected)
+
+
+def test_extract__on_two_gpus__writes_the_file_of_a_run_on_the_cpu(
+    project, small_shards, monkeypatch
+):
+    """The whole of a run: images decoded ahead, some threads, two sessions that are called GPUs."""
+    assert run(project, device="cpu").computed == 23
+    expected = project.embeddings.read_bytes()
+    shutil.rmtree(project.store)
+    passes, real = [], Lane.run
+
+    def counted(lane, batch):
+        passes.append(lane._gpu)
+        time.sleep(0.02)  # as long as a thread needs to come with its own batch
+        return real(lane, batch)
+
+    def load(backbone, device, wanted):
+        assert (device, wanted) == ("auto", None)
+        return OnnxOnGpus.load(backbone.model, (0, 1), batch_size=8, place="cpu")
+
+    monkeypatch.setattr(Lane, "run", counted)
+    monkeypatch.setitem(runtimes.RUNTIMES, "onnx", load)
+    assert run(project).computed == 23
+    assert project.embeddings.read_bytes() == expected
+    assert set(passes) == {0, 1}
 
 
 # memory
@@ -295,7 +322,7 @@ def test_load__gpu_too_full_for_the_model__is_the_same_error(averaging, monkeypa
 
     monkeypatch.setattr(onnx_runtime, "open_session", opening)
     with pytest.raises(DeviceMemoryError) as error:
-        OnnxOnGpus.load(averaging.model, (0, 1), device="cpu")
+        OnnxOnGpus.load(averaging.model, (0, 1), place="cpu")
     assert error.value.batch_size == BATCH["cuda"]
 
 

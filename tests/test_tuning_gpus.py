@@ -251,7 +251,7 @@ def test_tune__the_runtime_of_gpus_itself__is_measured_and_remembered(
     """Its very lines, on two CPU sessions that are called GPUs."""
     monkeypatch.setattr(on_gpus, "time", time)
     monkeypatch.setattr(on_gpus, "BATCHES", (2, 4))
-    loaded = OnnxOnGpus.load(averaging.model, (0, 1), batch_size=4, device="cpu")
+    loaded = OnnxOnGpus.load(averaging.model, (0, 1), batch_size=4, place="cpu")
     wish, given = Wish(2), images(9)
 
     def chosen(runtime):
@@ -262,4 +262,6 @@ def test_tune__the_runtime_of_gpus_itself__is_measured_and_remembered(
     expected = runtimes.load(averaging, device="cpu").embed(given)
     assert found.setting.batch_size in (2, 4)
     frozen.check_drift(found.probe, expected, precision="float32", what="found")
-    assert chosen(loaded).setting == found.setting
+    again = tune(loaded, given, wish=wish, memory=tmp_path, measure=True)
+    assert again.setting == found.setting
+    assert len(list(tmp_path.glob("speed-*.json"))) == 1

@@ -90,12 +90,13 @@ class OnnxOnGpus:
     """A session a GPU; see `pipeline.runtimes.Runtime`.
 
     A session belongs to its batch size: what memory it took for another, it would not give back.
-    Those of one batch size share their lanes. device: `cpu` where a test has no GPU.
+    Those of one batch size share their lanes. place: `cpu` where a test has no GPU.
     """
 
     model: Path
     gpus: tuple[int, ...]
     lanes: Lanes
+    place: str = "cuda"
     device: str = "cuda"
     version: str = onnxruntime.__version__
 
@@ -106,10 +107,10 @@ class OnnxOnGpus:
         gpus: tuple[int, ...],
         *,
         batch_size: int = BATCH["cuda"],
-        device: str = "cuda",
+        place: str = "cuda",
     ) -> "OnnxOnGpus":
         """Open the model on each GPU."""
-        return cls(model, gpus, _open_lanes(model, gpus, batch_size, device), device)
+        return cls(model, gpus, _open_lanes(model, gpus, batch_size, place), place)
 
     @property
     def batch_size(self) -> int:
@@ -123,7 +124,7 @@ class OnnxOnGpus:
         """
         lanes = self.lanes
         if lanes.given_up or setting.batch_size != lanes.batch_size:
-            lanes = _open_lanes(self.model, self.gpus, setting.batch_size, self.device)
+            lanes = _open_lanes(self.model, self.gpus, setting.batch_size, self.place)
         lanes.spread(setting.sessions)
         return replace(self, lanes=lanes)
 
