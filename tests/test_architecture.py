@@ -12,14 +12,16 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "pace"},
+    {"cgroups", "children", "errors", "files", "gpus", "pace"},
     {"params"},
     {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "store", "runtimes", "uses"},
     {"embeddings", "formats", "heads", "metrics", "tuning"},
-    {"evaluation", "worker"},
+    {"admission", "evaluation"},
+    {"worker"},
+    {"computing"},
     {"changes", "extraction", "preparation", "selection"},
     {"planning", "reporting"},
     {"project"},
@@ -39,7 +41,7 @@ HOMES = {
         "pipeline/backbones/freezing.py",
         "pipeline/cli/doctor/trial.py",
     },
-    "dask": {"pipeline/cluster.py"},
+    "dask": {"pipeline/cluster/scheduler.py"},
     "distributed": set(),
     "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811 - a fixture that is imported is asked for by its name
 
+import ctypes
 import gc
 import shutil
 import threading
@@ -14,13 +15,14 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pipeline import frozen, runtimes
-from pipeline.errors import ConfigurationError, DeviceMemoryError
-from pipeline.runtimes import Setting, bindings, gpus, sessions
+from pipeline import frozen, gpus, runtimes
+from pipeline.errors import ConfigurationError, DeviceMemoryError, ResourceError
+from pipeline.runtimes import Setting, bindings, sessions
 from pipeline.runtimes import onnx as onnx_runtime
 from pipeline.runtimes.bindings import Lane, Lanes
 from pipeline.runtimes.onnx import BATCH, OnnxOnGpus
 from pipeline.runtimes.sessions import HEAVY, heavy_on_cpu, is_out_of_memory, open_session
+from tests.driver import build
 from tests.frozen_fixtures import lite0, pixels  # noqa: F401 - fixtures
 from tests.test_extraction import project, run, small_shards  # noqa: F401 - fixtures
 from tests.test_runtimes import averaging, images, one_line  # noqa: F401 - a fixture
@@ -316,14 +318,41 @@ def test_embed__other_error__is_left_as_it_is_and_gives_nothing_up(averaging, mo
     assert len(runtime.embed(images(3))) == 3
 
 
-def test_load__gpu_too_full_for_the_model__is_the_same_error(averaging, monkeypatch):
+def test_load__gpu_too_full_for_the_model__is_no_matter_of_the_batch(averaging, monkeypatch):
     def opening(*_, **__):
         raise RuntimeError("CUDA failure 2: out of memory ; GPU=0")
 
     monkeypatch.setattr(onnx_runtime, "open_session", opening)
-    with pytest.raises(DeviceMemoryError) as error:
+    with pytest.raises(ResourceError) as error:
         OnnxOnGpus.load(averaging.model, (0, 1), place="cpu")
-    assert error.value.batch_size == BATCH["cuda"]
+    assert not isinstance(error.value, DeviceMemoryError)  # or a run would go on for ever with half
+    one_line(error.value, "no memory for the model on GPU 0, GPU 1", "nvidia-smi", "device: cpu")
+
+
+def test_lane__on_a_gpu__takes_pixels_from_pinned_memory(averaging, tmp_path, monkeypatch):
+    """With a driver that pins, and vectors made on the CPU."""
+    driver = build(tmp_path, visible=1)
+    monkeypatch.setattr(gpus, "DRIVER", str(driver))
+    gpus._driver.cache_clear()
+    real = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+    placed = []
+
+    def place(shape, kind, device, gpu):
+        placed.append((device, gpu))
+        return real(shape, kind, "cpu", 0)
+
+    fake = SimpleNamespace(OrtValue=SimpleNamespace(ortvalue_from_shape_and_type=place))
+    monkeypatch.setattr(bindings, "onnxruntime", fake)
+    session = open_session(averaging.model, "cpu", batch_size=4)
+    lane = Lane(session, "cuda", 0, 4)
+    assert placed == [("cuda", 0)] * 2
+    assert ctypes.CDLL(str(driver)).pinned_bytes() == 4 * 16 * 16 * 3
+    vectors = lane.run(images(3))
+    assert vectors.tobytes() == Lane(session, "cpu", 0, 4).run(images(3)).tobytes()
+    del lane
+    gc.collect()
+    assert ctypes.CDLL(str(driver)).pinned_bytes() == 0
+    gpus._driver.cache_clear()
 
 
 def test_lane__gpu_too_full_for_the_pixels__is_the_same_error(averaging, monkeypatch):

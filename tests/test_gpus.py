@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.runtimes import gpus
+from pipeline import gpus
 from tests.conftest import ROOT
 from tests.driver import build
 
@@ -61,7 +61,7 @@ def test_count__needs_no_torch_and_no_onnxruntime(tmp_path):
         pytest.skip("no gcc to build a driver with")
     shutil.copy(build(tmp_path, visible=3), tmp_path / "libcuda.so.1")
     code = (
-        "import sys; from pipeline.runtimes import gpus; "
+        "import sys; from pipeline import gpus; "
         "print(gpus.count(), sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     env = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import files, frozen, runtimes
+from pipeline import files, frozen, gpus, runtimes
 from pipeline.errors import ConfigurationError, HeadstartError
-from pipeline.runtimes import Setting, gpus, sessions
+from pipeline.runtimes import Setting, sessions
 from pipeline.runtimes import onnx as onnx_runtime
 from pipeline.runtimes.onnx import OnnxRuntime
 from tests.frozen_fixtures import edit_record, pixels

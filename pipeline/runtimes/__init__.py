@@ -57,7 +57,7 @@ def load(backbone: FrozenBackbone, *, device: str, gpus: tuple[int, ...] | None 
 
     gpus: indices of the GPUs to use, counted from 0 among the visible ones; None: all of them;
     on the CPU it means nothing. Raises ConfigurationError where the runtime is unknown or the
-    device is not there or does not run the backbone, DeviceMemoryError where a GPU is full.
+    device is not there or does not run the backbone, ResourceError where a GPU is too full for it.
     """
     name = str(backbone.fields["runtime"])
     if name not in RUNTIMES:

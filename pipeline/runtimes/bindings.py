@@ -15,10 +15,10 @@ from contextlib import contextmanager
 import numpy as np
 import onnxruntime
 
+from pipeline import gpus
 from pipeline.errors import DeviceMemoryError
 from pipeline.frozen import Vectors
 from pipeline.images import Pixels
-from pipeline.runtimes import gpus
 from pipeline.runtimes.sessions import memory_errors, out_of_memory
 
 

@@ -11,7 +11,9 @@ from queue import SimpleQueue
 import numpy as np
 import onnxruntime
 
+from pipeline.errors import DeviceMemoryError, ResourceError
 from pipeline.frozen import FrozenBackbone, Vectors
+from pipeline.gpus import named
 from pipeline.images import Pixels
 from pipeline.runtimes import Runtime, Setting
 from pipeline.runtimes.bindings import Lanes
@@ -26,8 +28,8 @@ Sessions = SimpleQueue[onnxruntime.InferenceSession]
 def load(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:
     """Open a model on `auto`, `cpu` or `cuda`; gpus: indices of those to use, None: all.
 
-    Raises ConfigurationError where the device is not there or does not run it, DeviceMemoryError
-    where a GPU is full.
+    Raises ConfigurationError where the device is not there or does not run it, ResourceError
+    where a GPU is too full for it.
     """
     if choose_device(device) == "cpu":
         return OnnxRuntime.load(backbone.model)
@@ -109,8 +111,15 @@ class OnnxOnGpus:
         batch_size: int = BATCH["cuda"],
         place: str = "cuda",
     ) -> "OnnxOnGpus":
-        """Open the model on each GPU."""
-        return cls(model, gpus, _open_lanes(model, gpus, batch_size, place), place)
+        """Open the model on each GPU. Raises ResourceError where one is too full for it."""
+        try:
+            lanes = _open_lanes(model, gpus, batch_size, place)
+        except DeviceMemoryError:  # no smaller batch would help
+            raise ResourceError(
+                f"no memory for the model on {', '.join(map(named, gpus))}; end what else uses it "
+                "('nvidia-smi' tells), or in params.yaml write device: cpu"
+            ) from None
+        return cls(model, gpus, lanes, place)
 
     @property
     def batch_size(self) -> int:

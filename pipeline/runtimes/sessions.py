@@ -9,8 +9,8 @@ from typing import Any
 
 import onnxruntime
 
+from pipeline import gpus
 from pipeline.errors import ConfigurationError, DeviceMemoryError
-from pipeline.runtimes import gpus
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

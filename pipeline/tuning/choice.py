@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
+from pipeline import files, gpus
 from pipeline.frozen import Vectors
-from pipeline.runtimes import Runtime, Setting, gpus
+from pipeline.runtimes import Runtime, Setting
 
 SPEED = "speed-"
 """How the name of a note in the store begins; `<store>/<fingerprint>/speed-<machine>.json`."""

@@ -65,20 +65,21 @@ def _imaging() -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     import onnxruntime
 
-    from pipeline.runtimes import gpus, sessions
+    from pipeline import gpus
+    from pipeline.runtimes.sessions import PROVIDERS, has_cuda
 
     available = set(onnxruntime.get_available_providers())
     return {
         "version": onnxruntime.__version__,
-        "cuda": sessions.has_cuda(),
+        "cuda": has_cuda(),
         "gpus": [str(gpu) for gpu in gpus.visible()],
-        "others": sorted(available - set(sessions.PROVIDERS.values())),
+        "others": sorted(available - set(PROVIDERS.values())),
         "right": _runs_right("cpu"),
     }
 
 
 def _cuda() -> dict[str, Any]:
-    from pipeline.runtimes import gpus
+    from pipeline import gpus
 
     return {"right": [_runs_right("cuda", gpu) for gpu in range(gpus.count())]}
 
@@ -123,7 +124,7 @@ def _torch() -> dict[str, Any]:
     import torch
     import torchvision
 
-    from pipeline.runtimes import gpus
+    from pipeline import gpus
 
     return {
         "driver": gpus.count(),

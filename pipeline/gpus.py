@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.images import Pixels
+Pixels = npt.NDArray[np.uint8]
 
 DRIVER = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 
