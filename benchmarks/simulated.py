@@ -19,7 +19,7 @@ from pipeline.worker import Context, Shard
 
 CONTEXT = Context(
     "/data/photos", "/data/artifacts/backbones/b", "/data/artifacts/.store", "cpu",
-    None, None, None, False, Terms("{}"),
+    None, None, None, (), Terms("{}"),
 )  # fmt: skip
 
 

@@ -28,12 +28,14 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 class Tally:
     """What came of the shards. began: when the first image was read, a time.time().
 
-    phases: seconds summed over the slots; problems: by digest, since a shard may be done twice.
+    phases: seconds summed over the slots; busy: that GPUs had work, summed over them; problems: by
+    digest, since a shard may be done twice.
     """
 
     began: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "wait"), 0.0))
     problems: dict[str, Problem] = field(default_factory=dict)
+    busy: float = 0.0
     verdict: str = ""
 
     def add(self, result: ShardResult, *, here: bool) -> None:
@@ -42,6 +44,7 @@ class Tally:
         self.began = min(self.began or began, began)
         for phase, seconds in result.seconds.items():
             self.phases[phase] += seconds
+        self.busy += result.busy
         for problem in result.problems:
             self.problems[problem.sha256] = problem
 
@@ -74,7 +77,15 @@ def compute(
         ready = cluster.ready
     worked = sum(tally.phases.values())
     tally.phases["wait"] = max(0.0, pace.slot_seconds - worked)
-    tally.verdict = verdict(tally.phases, cores=cores(), slots=ready.slots, here=here)
+    tally.verdict = verdict(
+        tally.phases,
+        cores=cores(),
+        slots=ready.slots,
+        here=here,
+        gpus=0 if ready.device == "cpu" else ready.devices,
+        busy=tally.busy,
+        seconds=pace.slot_seconds / max(1, ready.slots),
+    )
     return tally
 
 

@@ -12,7 +12,7 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "pace"},
+    {"cgroups", "children", "errors", "files", "gpus", "pace"},
     {"params"},
     {"images", "dataset", "snapshot", "splitting"},
     {"decoding", "frozen"},
@@ -37,6 +37,8 @@ HOMES = {
     "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
+        "pipeline/runtimes/bindings.py",
+        "pipeline/runtimes/sessions.py",
         "pipeline/backbones/freezing.py",
         "pipeline/cli/doctor/trial.py",
     },

@@ -556,7 +556,7 @@ def test_shards__any_number_of_images__are_whole_and_within_bounds(images, slots
     table = Images(dataset.digests(names), tuple(map(str, range(images))), (1,) * images)
     missing = np.ones(images, bool)
     missing[::7] = images < 7
-    context = Context("/photos", "/raw", "/store", "cpu", None, None, None, False, Terms("{}"))
+    context = Context("/photos", "/raw", "/store", "cpu", None, None, None, (), Terms("{}"))
     going = pace.Pace(int(missing.sum()), slots)
     shards = []
     for shard in extraction._shards(table, missing, context, going):
