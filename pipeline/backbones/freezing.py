@@ -1,8 +1,8 @@
-"""Freezing: a pretrained module -> one ONNX file that takes uint8 images, and its record."""
+"""Freezing: a pretrained module -> one file that a runtime takes, and its record."""
 
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import onnxruntime
 import torch
 
 from pipeline import backbones, files, frozen
+from pipeline.architectures import restored
+from pipeline.architectures.restored import Normalised
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Pretrained
 from pipeline.errors import IntegrityError
@@ -23,51 +25,30 @@ MODEL = "model.onnx"
 OPSET = 18
 
 
-class Normalised(torch.nn.Module):
-    """(N, H, W, 3) uint8 -> (N, D) float32: normalisation, then the backbone."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, pretrained: Pretrained) -> None:
-        super().__init__()
-        self.backbone = pretrained.module
-        recipe = pretrained.preprocessing
-        for name, values in (("mean", recipe.mean), ("std", recipe.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        features: torch.Tensor = self.backbone((pixels - self.mean) / self.std)
-        return features
-
-
 def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) -> Drift:
-    """Write folder/model.onnx and folder/backbone.json; returns how far ONNX is from torch.
+    """Write the model file for the entry's runtime and backbone.json into `folder`.
 
-    Raises IntegrityError where the two differ on the probe beyond tolerance, and what the
-    source raises.
+    Returns how far that file is from the module itself, which is float32. Raises IntegrityError
+    where the two differ on the probe beyond tolerance, and what the source raises.
     """
     at = f"params.yaml: backbones.{name}"
     pretrained = backbones.check(name, entry).load(entry, at, locate)
-    module = Normalised(pretrained).eval()
+    module = Normalised(pretrained.module, pretrained.preprocessing).eval()
     probe = frozen.probe_pixels(pretrained.preprocessing)
+    with torch.inference_mode():
+        expected: Vectors = module(torch.from_numpy(probe.copy())).numpy()
     with files.replacing(folder) as beside:
         beside.mkdir()
-        export(module, probe, beside / MODEL)
-        with torch.inference_mode():
-            expected = module(torch.from_numpy(probe.copy())).numpy()
-        measured = _run(beside / MODEL, probe)
-        drift = frozen.check_drift(
-            measured, expected, precision=entry.precision, what=f"{at}: ONNX against torch"
-        )
-        frozen.write(_record(name, entry, pretrained, beside, dim=measured.shape[1]))
+        record = _record(name, entry, pretrained, beside, dim=expected.shape[1])
+        drift = _drift(_WRITE[entry.runtime](module, record), expected, entry, at)
+        frozen.write(replace(record, file_sha256=files.sha256_of(record.model)))
     return drift
 
 
 def _record(
     name: str, entry: BackboneParams, pretrained: Pretrained, folder: Path, *, dim: int
 ) -> FrozenBackbone:
+    """The record, but for the digest of a file that is not there yet."""
     fields = {
         "source": entry.source,
         "architecture": pretrained.architecture,
@@ -84,13 +65,40 @@ def _record(
     return FrozenBackbone(
         folder=folder,
         name=name,
-        file=MODEL,
-        file_sha256=files.sha256_of(folder / MODEL),
+        file=MODEL if entry.runtime == "onnx" else restored.MODEL,
+        file_sha256="",
         dim=dim,
         weights=weights.stated(entry),
         licence=pretrained.licence,
         fields=fields,
     )
+
+
+def _write_onnx(module: Normalised, record: FrozenBackbone) -> Vectors:
+    """Write the model file; what it makes of the probe, (K, D) float32."""
+    probe = frozen.probe_pixels(record.preprocessing)
+    export(module, probe, record.model)
+    return _run(record.model, probe)
+
+
+def _write_torch(module: Normalised, record: FrozenBackbone) -> Vectors:
+    """Likewise."""
+    return restored.write(module.backbone, record)
+
+
+_WRITE = {"onnx": _write_onnx, "torch": _write_torch}
+
+
+def _drift(measured: Vectors, expected: Vectors, entry: BackboneParams, at: str) -> Drift:
+    what = "ONNX against torch" if entry.runtime == "onnx" else f"{entry.precision} against float32"
+    try:
+        return frozen.check_drift(
+            measured, expected, precision=entry.precision, what=f"{at}: {what}"
+        )
+    except IntegrityError as error:
+        if entry.precision == "float32":
+            raise
+        raise IntegrityError(f"{error}; write precision: float32") from None
 
 
 def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
-from pipeline.params import unknown
+from pipeline.names import unknown
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,10 @@ def _onnx(backbone: FrozenBackbone, device: str) -> Runtime:
     return onnx.OnnxRuntime.load(backbone, device)
 
 
-RUNTIMES: dict[str, Callable[[FrozenBackbone, str], Runtime]] = {"onnx": _onnx}
+def _torch(backbone: FrozenBackbone, device: str) -> Runtime:
+    from pipeline.runtimes import torch
+
+    return torch.TorchRuntime.load(backbone, device)
+
+
+RUNTIMES: dict[str, Callable[[FrozenBackbone, str], Runtime]] = {"onnx": _onnx, "torch": _torch}
