@@ -15,12 +15,14 @@ class Setting:
     """How a backbone is run; mechanics, never part of a result.
 
     threads: callers at once; sessions: how many of them are in the backbone at once, the cores
-    shared out among them; batch_size: images a pass.
+    shared out among them; batch_size: images a pass; compiled: whether to compile the backbone
+    where the runtime can and it then is faster, which takes a minute: on a GPU, with torch.
     """
 
     threads: int
     sessions: int
     batch_size: int
+    compiled: bool = False
 
 
 class Runtime(Protocol):

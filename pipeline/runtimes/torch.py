@@ -1,7 +1,6 @@
 """The torch runtime: on the CPU one core a call, on GPUs a few lanes each that callers share."""
 
 import copy
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -15,37 +14,37 @@ from pipeline.architectures.restored import probe_of, restore
 from pipeline.errors import ConfigurationError, DeviceMemoryError, ResourceError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
-from pipeline.runtimes import Setting
-from pipeline.runtimes.lanes import Lane
+from pipeline.runtimes import Setting, compiling
+from pipeline.runtimes.streams import Lane
 
 BATCH = {"cpu": 4, "cuda": 128}
 """Images a pass in the plainest way, whose results are the reference."""
 
 LANES = 3
-"""Callers at once on a GPU: one whose batch is worked on, one before it and one behind."""
+"""Callers at once on a GPU, in the plainest way: one that works, one before it, one behind."""
 
 
 @dataclass(frozen=True)
 class Replica:
-    """A backbone on one device. module: as it was restored; fast: as it is called."""
+    """A backbone on one device."""
 
     device: torch.device
     module: torch.nn.Module
-    fast: torch.nn.Module
 
 
 @dataclass(frozen=True)
 class TorchRuntime:
     """A backbone on the CPU or on GPUs; see `pipeline.runtimes.Runtime`.
 
-    Every pass has one shape, the last one padded, since kernels are chosen by it. dim: of a
-    vector; cores: of a pass on the CPU; turns: on the CPU, of the callers that may be in the
-    backbone at once, None for all; lanes: on GPUs, those that no caller has.
+    Every pass has one shape, the last one padded, since kernels are chosen by it. crop: of an
+    image, in pixels; dim: of a vector; cores: of a pass on the CPU; turns: there, of the callers
+    that may be in the backbone at once, None for all; lanes: on GPUs, those that no caller has.
     """
 
     replicas: tuple[Replica, ...]
     device: str
     batch_size: int
+    crop: int
     dim: int
     cores: int = 1
     turns: BoundedSemaphore | None = None
@@ -69,7 +68,14 @@ class TorchRuntime:
         replicas = tuple(_replica(restored.module, place) for place in places)
         for replica in replicas:
             _check(backbone, replica, restored.probe)
-        return cls(replicas, found, BATCH[found], backbone.dim).run_as(Setting(1, 1, BATCH[found]))
+        at_once = 1 if found == "cpu" else LANES * len(replicas)
+        crop, plain = backbone.preprocessing.crop, Setting(at_once, at_once, BATCH[found])
+        return cls(replicas, found, BATCH[found], crop, backbone.dim).run_as(plain)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """Numbers of the GPUs that have a replica."""
+        return tuple(one.device.index for one in self.replicas if one.device.type == "cuda")
 
     def run_as(self, setting: Setting) -> "TorchRuntime":
         """See `pipeline.runtimes.Runtime`."""
@@ -81,10 +87,17 @@ class TorchRuntime:
                 cores=setting.threads // setting.sessions if share else 1,
                 turns=BoundedSemaphore(setting.sessions) if share else None,
             )
+        replicas = self.replicas
+        if setting.compiled:
+            shape = (setting.batch_size, self.crop, self.crop, 3)
+            replicas = tuple(
+                replace(one, module=compiling.fastest(one.module, one.device, shape))
+                for one in replicas
+            )
         lanes: SimpleQueue[Lane] = SimpleQueue()
-        for _ in range(LANES):
-            for replica in self.replicas:
-                lanes.put(Lane(replica.fast, replica.device, self.dim))
+        for number in range(max(setting.sessions, len(replicas))):
+            replica = replicas[number % len(replicas)]  # GPUs take turns: callers spread over them
+            lanes.put(Lane(replica.module, replica.device, self.dim))
         return replace(self, batch_size=setting.batch_size, lanes=lanes)
 
     def embed(self, images: Pixels) -> Vectors:
@@ -95,7 +108,7 @@ class TorchRuntime:
         batches = [images[start : start + step] for start in range(0, len(images), step)]
         run = self._on_cpu if self.device == "cpu" else self._on_gpu
         try:
-            return np.concatenate(list(run(batches)))[:count]
+            return np.concatenate(run(batches))[:count]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -106,21 +119,24 @@ class TorchRuntime:
             step,
         )
 
-    def _on_cpu(self, batches: list[Pixels]) -> Iterator[Vectors]:
-        module = self.replicas[0].fast
+    def _on_cpu(self, batches: list[Pixels]) -> list[Vectors]:
+        module = self.replicas[0].module
         with self.turns or nullcontext(), torch.inference_mode():
             if torch.get_num_threads() != self.cores:
                 torch.set_num_threads(self.cores)  # of this thread's passes
-            for batch in batches:
-                own = batch if batch.flags.writeable else batch.copy()  # torch has no read-only
-                yield module(torch.from_numpy(own)).numpy()
+            return [module(torch.from_numpy(_own(batch))).numpy() for batch in batches]
 
-    def _on_gpu(self, batches: list[Pixels]) -> Iterator[Vectors]:
+    def _on_gpu(self, batches: list[Pixels]) -> list[Vectors]:
         lane = self.lanes.get()
         try:
-            yield from lane.embed(batches)
+            return lane.embed(batches)
         finally:
             self.lanes.put(lane)
+
+
+def _own(batch: Pixels) -> Pixels:
+    """Torch has no arrays that cannot be written to."""
+    return batch if batch.flags.writeable else batch.copy()
 
 
 def _device(wanted: str) -> str:
@@ -162,7 +178,7 @@ def _be_exact() -> None:
 def _replica(module: torch.nn.Module, place: torch.device) -> Replica:
     """A copy of a module on a GPU; on the CPU the module itself."""
     if place.type == "cpu":
-        return Replica(place, module, module)
+        return Replica(place, module)
     try:
         there = copy.deepcopy(module).to(place)
     except RuntimeError as error:
@@ -172,7 +188,7 @@ def _replica(module: torch.nn.Module, place: torch.device) -> Replica:
             f"{place} has no memory for the backbone; end what else uses it, or write device: cpu"
         ) from None
     torch.cuda.synchronize(place)  # lanes have streams of their own
-    return Replica(place, there, there)
+    return Replica(place, there)
 
 
 def _check(backbone: FrozenBackbone, replica: Replica, made: Vectors) -> None:

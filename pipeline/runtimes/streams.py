@@ -6,7 +6,7 @@ are enough to keep a GPU at work, and bound its memory however many callers ther
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -50,19 +50,20 @@ class Lane:
         self.working = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.slots: list[Slot] = []
 
-    def embed(self, batches: Iterable[Pixels]) -> Iterator[Vectors]:
+    def embed(self, batches: Iterable[Pixels]) -> list[Vectors]:
         """The vectors of each batch, in order; all batches of one shape, also from call to call."""
-        under_way: deque[Slot] = deque()
+        under_way = deque[Slot]()
+        vectors = list[Vectors]()
         try:
             for number, batch in enumerate(batches):
                 if len(under_way) == DEPTH:
-                    yield under_way.popleft().take()
+                    vectors.append(under_way.popleft().take())
                 under_way.append(self._launch(batch, number % DEPTH))
-            while under_way:
-                yield under_way.popleft().take()
+            vectors += [slot.take() for slot in under_way]
         except BaseException:
-            self.forget()
+            self._forget()
             raise
+        return vectors
 
     def _launch(self, batch: Pixels, number: int) -> Slot:
         """Have a batch copied, embedded and copied back; does not wait for any of it."""
@@ -80,7 +81,7 @@ class Lane:
                 slot.done.record()
         return slot
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Wait for what is under way and give the memory back: a batch failed."""
         self.copying.synchronize()
         self.working.synchronize()
