@@ -6,6 +6,7 @@ a device that computes otherwise.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -102,7 +103,7 @@ def probe_of(module: torch.nn.Module, backbone: FrozenBackbone, device: torch.de
     images = torch.from_numpy(frozen.probe_pixels(backbone.preprocessing).copy())
     with torch.inference_mode():
         vectors: Vectors = module(images.to(device)).cpu().numpy()
-    return vectors
+    return np.ascontiguousarray(vectors)  # of some models it is a view
 
 
 def _bare(backbone: FrozenBackbone) -> torch.nn.Module:
