@@ -126,7 +126,9 @@ def _bare(backbone: FrozenBackbone) -> torch.nn.Module:
 def _filled(
     bare: torch.nn.Module, state: dict[str, torch.Tensor], backbone: FrozenBackbone
 ) -> Normalised:
-    bare.load_state_dict(state)
+    own = bare.state_dict()
+    own.update(state)  # keeps the versions of its parts, which some of them ask for
+    bare.load_state_dict(own)
     for part in bare.modules():
         if isinstance(part, torch.nn.Conv2d):
             part.to(memory_format=torch.channels_last)

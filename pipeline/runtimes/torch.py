@@ -124,7 +124,8 @@ class TorchRuntime:
         with self.turns or nullcontext(), torch.inference_mode():
             if torch.get_num_threads() != self.cores:
                 torch.set_num_threads(self.cores)  # of this thread's passes
-            return [module(torch.from_numpy(_own(batch))).numpy() for batch in batches]
+            owned = [np.require(batch, requirements=("C", "W")) for batch in batches]
+            return [module(torch.from_numpy(batch)).numpy() for batch in owned]
 
     def _on_gpu(self, batches: list[Pixels]) -> list[Vectors]:
         lane = self.lanes.get()
@@ -132,11 +133,6 @@ class TorchRuntime:
             return lane.embed(batches)
         finally:
             self.lanes.put(lane)
-
-
-def _own(batch: Pixels) -> Pixels:
-    """Torch has no arrays that cannot be written to."""
-    return batch if batch.flags.writeable else batch.copy()
 
 
 def _device(wanted: str) -> str:
