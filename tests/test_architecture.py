@@ -44,7 +44,7 @@ HOMES = {
         "pipeline/backbones/",
         "pipeline/cli/doctor/trial.py",
     },
-    "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
+    "onnx": {"pipeline/architectures/exported.py", "pipeline/cli/doctor/trial.py"},
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
         "pipeline/backbones/freezing.py",

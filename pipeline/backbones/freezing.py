@@ -1,18 +1,14 @@
 """Freezing: a pretrained module -> one file that a runtime takes, and its record."""
 
-import logging
-import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 
 from pipeline import backbones, files, frozen
-from pipeline.architectures import restored
+from pipeline.architectures import exported, restored
 from pipeline.architectures.restored import Normalised
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Pretrained
@@ -20,9 +16,6 @@ from pipeline.errors import IntegrityError
 from pipeline.frozen import Drift, FrozenBackbone, Vectors
 from pipeline.images import Pixels
 from pipeline.params import BackboneParams
-
-MODEL = "model.onnx"
-OPSET = 18
 
 
 def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) -> Drift:
@@ -65,7 +58,7 @@ def _record(
     return FrozenBackbone(
         folder=folder,
         name=name,
-        file=MODEL if entry.runtime == "onnx" else restored.MODEL,
+        file=exported.MODEL if entry.runtime == "onnx" else restored.MODEL,
         file_sha256="",
         dim=dim,
         weights=weights.stated(entry),
@@ -77,7 +70,7 @@ def _record(
 def _write_onnx(module: Normalised, record: FrozenBackbone) -> Vectors:
     """Write the model file; what it makes of the probe, (K, D) float32."""
     probe = frozen.probe_pixels(record.preprocessing)
-    export(module, probe, record.model)
+    exported.export(module, probe, record.model)
     return _run(record.model, probe)
 
 
@@ -99,54 +92,6 @@ def _drift(measured: Vectors, expected: Vectors, entry: BackboneParams, at: str)
         if entry.precision == "float32":
             raise
         raise IntegrityError(f"{error}; write precision: float32") from None
-
-
-def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:
-    """Export to one ONNX file with a dynamic N; equal modules give equal bytes.
-
-    images: (K, H, W, 3) uint8, K >= 2. Producer, doc strings, stack traces and paths are
-    stripped.
-    """
-    batch = torch.export.Dim("N")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (torch.from_numpy(images[:2].copy()),),
-            path,
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["embeddings"],
-            dynamic_shapes={"images": {0: batch}},
-        )
-    model = onnx.load(path, load_external_data=False)
-    _strip(model)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
-        model.ClearField(field)
-    model.graph.name = "backbone"
-    for graph in [model.graph, *model.functions]:
-        _strip_notes(graph)
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise IntegrityError("the export holds external data; freeze writes one file")
-
-
-def _strip_notes(message: Any) -> None:
-    """Clear what an exporter notes of itself, in a protobuf message and every one within."""
-    for field, value in message.ListFields():
-        if field.name in ("doc_string", "metadata_props"):
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            for inner in [value] if hasattr(value, "ListFields") else value:
-                _strip_notes(inner)
 
 
 def _run(path: Path, images: Pixels) -> Vectors:
