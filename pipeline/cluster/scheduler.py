@@ -74,7 +74,7 @@ def _interrupts_wait() -> Iterator[None]:
 def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
     from dask.distributed import Client
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a lost scheduler is told once
+    _quiet()
     try:
         client = Client(address, timeout=TIMEOUT)
     except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
@@ -87,6 +87,13 @@ def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
     finally:
         with suppress(OSError, RuntimeError):
             client.close(timeout=TIMEOUT)
+
+
+def _quiet() -> None:
+    """A lost scheduler is told once, by us."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _advice(address: str) -> str:
@@ -190,7 +197,7 @@ class DaskHands:
                 if type(error).__name__ == "KilledWorker":
                     return Outcome(ticket, died=True)
                 if future.cancelled():
-                    raise _lost(error) from None
+                    raise _lost("its connection was lost") from None
                 return Outcome(ticket, error=error)
         if isinstance(value, HeadstartError):
             return Outcome(ticket, error=value)
@@ -210,9 +217,9 @@ def _guarded(function: Callable[[], Any]) -> Any:
         return error
 
 
-def _lost(error: BaseException) -> ClusterError:
+def _lost(error: BaseException | str) -> ClusterError:
     return ClusterError(f"the Dask scheduler went away ({_reason(error)}); {GO_ON}")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
