@@ -215,7 +215,9 @@ def _load(context: Context, seat: Seat) -> _Loaded:
     decoders.wait_until_ready()  # or their start would be in what is measured
     pixels = frozen.probe_pixels(backbone.preprocessing)
     memory = Store(Path(context.store), backbone.fingerprint).folder
-    tuned = tune(runtime, pixels, wish=wish, memory=memory, measure=context.measure)
+    precision = str(backbone.fields["precision"])
+    measure = context.measure
+    tuned = tune(runtime, pixels, wish=wish, memory=memory, measure=measure, precision=precision)
     if not np.isfinite(tuned.probe).all():
         raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
     return _Loaded(backbone, decoders, tuned)

@@ -12,7 +12,7 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "names", "pace"},
+    {"cgroups", "children", "errors", "files", "gpus", "names", "pace"},
     {"params"},
     {"images", "dataset", "snapshot", "splitting"},
     {"architectures", "decoding", "frozen"},
@@ -47,6 +47,8 @@ HOMES = {
     "onnx": {"pipeline/architectures/exported.py", "pipeline/cli/doctor/trial.py"},
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
+        "pipeline/runtimes/bindings.py",
+        "pipeline/runtimes/sessions.py",
         "pipeline/backbones/freezing.py",
         "pipeline/cli/doctor/trial.py",
     },

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import architectures, files, frozen, runtimes
+from pipeline import architectures, files, frozen, gpus, runtimes
 from pipeline.architectures.restored import restore
 from pipeline.backbones import freezing
 from pipeline.errors import ConfigurationError, DeviceMemoryError, IntegrityError, ResourceError
@@ -20,6 +20,7 @@ from pipeline.params import BackboneParams
 from pipeline.runtimes import Setting, compiling, streams
 from pipeline.runtimes import torch as torch_runtime
 from pipeline.runtimes.torch import Replica, TorchRuntime
+from pipeline.tuning import Wish, on_gpus, tune
 from tests.contracts_runtimes import images, one_line
 from tests.frozen_fixtures import edit_record
 
@@ -190,10 +191,24 @@ def test_load__record_of_something_unknown__is_one_line(copied, fields, said):
 def test_load__cuda_where_it_is_not__is_one_line(folder, monkeypatch, cuda, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(gpus, "count", lambda: 0)
     with pytest.raises(ConfigurationError) as error:
         runtimes.load(frozen.load(folder), device="cuda")
     one_line(error.value, "execution.device is cuda", said, "write device: cpu")
     assert runtimes.load(frozen.load(folder), device="auto").device == "cpu"
+
+
+def test_load__gpu_that_torch_cannot_use__is_told_where_auto_means_the_cpu(
+    folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(gpus, "count", lambda: 1)
+    assert runtimes.load(frozen.load(folder), device="auto").device == "cpu"
+    told = capsys.readouterr().err
+    assert told.startswith("headstart: GPU 0 is not used, the installed torch cannot use it")
+    with pytest.raises(ConfigurationError, match="the installed torch cannot use it here"):
+        runtimes.load(frozen.load(folder), device="cuda")
 
 
 def test_load__gpu_that_is_not_there__is_named(folder, monkeypatch):
@@ -394,6 +409,28 @@ def test_embed__more_callers_than_lanes__each_gets_its_own(gpu):
     with ThreadPoolExecutor(8) as pool:
         for asked, got in zip(given, pool.map(runtime.embed, given), strict=True):
             np.testing.assert_array_equal(got, asked.reshape(10, -1))
+
+
+class Full(Rows):
+    """A GPU that holds no more than four images a pass."""
+
+    def forward(self, images):
+        if len(images) > 4:
+            raise OUT_OF_MEMORY[0]
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_tune__gpu_without_memory__ends_at_a_batch_that_fits(gpu, tmp_path, monkeypatch, measure):
+    monkeypatch.setattr(on_gpus, "SAMPLE", 0.01)
+    monkeypatch.setattr(on_gpus, "BATCHES", (4, 8, 16))
+    runtime = runtime_of(Full(), device="cuda", batch_size=32)
+    monkeypatch.setattr(TorchRuntime, "gpus", (0,))
+    given = images(9)
+    found = tune(runtime, given, wish=Wish(2), memory=tmp_path, measure=measure)
+    assert found.setting.batch_size == 4
+    np.testing.assert_array_equal(found.probe, given.reshape(9, -1))
+    np.testing.assert_array_equal(found.runtime.embed(given), given.reshape(9, -1))
 
 
 class Slower(Rows):

@@ -83,7 +83,9 @@ def tuned(bench: Bench, backbone: FrozenBackbone) -> Tuned:
     runtime = runtimes.load(backbone, device=bench.device)
     probe = frozen.probe_pixels(backbone.preprocessing)
     memory = bench.folder / "speeds" / backbone.name
-    return tune(runtime, probe, wish=Wish(bench.cores), memory=memory, measure=True)
+    precision = str(backbone.fields["precision"])
+    wish = Wish(bench.cores)
+    return tune(runtime, probe, wish=wish, memory=memory, measure=True, precision=precision)
 
 
 def forward_alone(bench: Bench, found: Tuned, crop: int) -> float:

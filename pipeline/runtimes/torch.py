@@ -1,6 +1,7 @@
 """The torch runtime: on the CPU one core a call, on GPUs a few lanes each that callers share."""
 
 import copy
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from pipeline import frozen
+from pipeline import gpus as driver
 from pipeline.architectures.restored import probe_of, restore
 from pipeline.errors import ConfigurationError, DeviceMemoryError, ResourceError
 from pipeline.frozen import FrozenBackbone, Vectors
@@ -136,15 +138,23 @@ class TorchRuntime:
 
 
 def _device(wanted: str) -> str:
+    """`cpu` or `cuda`. A GPU that torch cannot use is told on stderr where `auto` means the CPU."""
     if wanted == "cpu":
         return "cpu"
-    usable = torch.cuda.is_available()
-    if wanted == "cuda" and not usable:
-        reason = "no GPU is seen" if torch.version.cuda else "the installed torch has no CUDA"
+    if torch.cuda.is_available():
+        return "cuda"
+    seen = driver.count() > 0
+    reason = "the installed torch cannot use it" if seen else "no GPU is seen"
+    if torch.version.cuda is None:
+        reason = "the installed torch has no CUDA"
+    if wanted == "cuda":
         raise ConfigurationError(
             f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
         )
-    return "cuda" if usable else "cpu"
+    if seen:
+        told = f"headstart: {driver.named(0)} is not used, {reason}; 'headstart doctor' tells more"
+        print(told, file=sys.stderr)
+    return "cpu"
 
 
 def _places(device: str, gpus: tuple[int, ...] | None) -> list[torch.device]:
