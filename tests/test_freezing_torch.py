@@ -30,8 +30,9 @@ def weights_file(source: str, model: str, folder: Path) -> Path:
     """Random weights of a model, as a file."""
     torch.manual_seed(0)
     make = timm.create_model if source == "timm" else torchvision.models.get_model
+    old = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
     path = folder / f"{model}.pth"
-    torch.save(make(model).state_dict(), path)
+    torch.save(make(model, **old).state_dict(), path)
     return path
 
 

@@ -477,3 +477,23 @@ def test_run_as__on_the_cpu__shares_what_is_loaded(folder):
     other = runtime.run_as(Setting(2, 2, 2))
     assert other.replicas is runtime.replicas
     assert runtime.gpus == ()
+
+
+def test_be_exact__on_a_gpu__leaves_float32_its_bits_and_kernels_alike():
+    flags = (
+        (torch.backends.cuda.matmul, "allow_tf32", False),
+        (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+        (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+        (torch.backends.cudnn, "allow_tf32", False),
+        (torch.backends.cudnn, "benchmark", False),
+        (torch.backends.cudnn, "deterministic", True),
+    )
+    before = [getattr(place, name) for place, name, _ in flags]
+    try:
+        for place, name, wanted in flags:
+            setattr(place, name, not wanted)
+        torch_runtime._be_exact()
+        assert [getattr(place, name) for place, name, _ in flags] == [want for *_, want in flags]
+    finally:
+        for (place, name, _), value in zip(flags, before, strict=True):
+            setattr(place, name, value)

@@ -173,9 +173,11 @@ def _places(device: str, gpus: tuple[int, ...] | None) -> list[torch.device]:
 def _be_exact() -> None:
     """No TF32, which float32's tolerance has no room for, and kernels that repeat bit for bit.
 
-    cudnn's search for faster ones is off: each thread has its own, and may find another.
+    Sums of short floats are float32's, as on the CPU that made the probe. cudnn's search for faster ones is off: each thread has its own, and may find another.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
