@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -20,9 +21,11 @@ from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
 from pipeline.pace import Pace
-from pipeline.params import ExecutionParams
 from pipeline.store import Store
 from pipeline.worker import PHASES, Context, Shard
+
+if TYPE_CHECKING:
+    from pipeline.params import ExecutionParams
 
 SAMPLED = 100
 """Missing images among which some are looked for that a worker must have as well."""
@@ -80,7 +83,7 @@ class Places:
         return self.embeddings.with_name(f"{self.embeddings.stem}.problems.csv")
 
 
-def extract(places: Places, execution: ExecutionParams, *, max_failed: float) -> Summary:
+def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) -> Summary:
     """Embed what the store does not have yet, then write the tracked file.
 
     max_failed: share of the images that may fail. Raises InputError where more do (the list
@@ -127,7 +130,7 @@ def _check_root(root: Path) -> None:
 def _context(
     places: Places,
     backbone: FrozenBackbone,
-    execution: ExecutionParams,
+    execution: "ExecutionParams",
     images: Images,
     missing: Array,
 ) -> Context:
@@ -147,7 +150,7 @@ def _context(
 def _terms(
     places: Places,
     backbone: FrozenBackbone,
-    execution: ExecutionParams,
+    execution: "ExecutionParams",
     images: Images,
     missing: Array,
 ) -> Terms:
@@ -173,7 +176,7 @@ def _compute(
     store: Store,
     backbone: FrozenBackbone,
     places: Places,
-    execution: ExecutionParams,
+    execution: "ExecutionParams",
     summary: Summary,
 ) -> list[Problem]:
     """Run the shards of what is missing; fills in `summary` and returns what failed."""
