@@ -1,44 +1,33 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 from tqdm import tqdm
 
-from pipeline import dataset, embeddings, files, frozen, uses, worker
+from pipeline import catalog, dataset, embeddings, files, frozen, uses, worker
+from pipeline.catalog import Catalog
 from pipeline.cluster import Cluster, cores, is_here, open_cluster
-from pipeline.dataset import Images, Problem
+from pipeline.dataset import Digests, Problem
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
 from pipeline.pace import Pace, verdict
 from pipeline.params import ExecutionParams
-from pipeline.store import Store
-from pipeline.worker import PHASES, Context, Shard, ShardResult, embed_shard
+from pipeline.store import LostRowsError, Store
+from pipeline.summary import Summary, process_start
+from pipeline.worker import Context, Shard, ShardResult, embed_shard
 
 MEASURED = 2000
 """Images from which on it pays to look for the fastest way to run the backbone."""
 
-
-@dataclass
-class Summary:
-    """What artifacts/runs/extract-<b>.json holds; see `extract`."""
-
-    images: int
-    computed: int = 0
-    reused: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    start_seconds: float = 0.0
-    images_per_second: float = 0.0
-    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "wait"), 0.0))
-    verdict: str = ""
+ROUNDS = 3
+"""How often the file is begun where rows turn out damaged or gone as it is written."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +69,87 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
 
     max_failed: share of the images that may fail. Raises InputError where more do (the list
     is then in `runs`), IntegrityError where the backbone or this machine is not what the
-    record says. What is in the store stays, so a rerun goes on from there.
+    record says. What is in the store stays, so a rerun goes on from there. Rows that are found
+    damaged as the file is written are computed anew, and it is begun again.
     """
     backbone = frozen.load(places.backbone)
-    images = dataset.read_images(places.images)
-    store = Store(places.store, backbone.fingerprint)
+    images = catalog.opened(places.images)
+    summary, problems = Summary(images=images.rows), list[Problem]()
     changed = uses.note(places.store, backbone)
-    store.refresh()
-    missing = store.missing(images.sha256)
-    if changed and missing.any():
-        print(f"headstart: {changed}", file=sys.stderr)
-    summary = Summary(images=len(missing), reused=int((~missing).sum()))
-    problems: list[Problem] = []
-    if missing.any():
-        _check_root(places.root)
-        context = _context(places, backbone, execution, int(missing.sum()))
+    for left in reversed(range(ROUNDS)):
         try:
-            problems = _compute(images, missing, context, execution, summary)
-        finally:
-            worker.stop()
-        store = Store(places.store, backbone.fingerprint)  # shards seen long ago are checked again
-        store.refresh()
-    _refuse_failures(problems, backbone.name, places, max_failed, summary)
-    kept = images.sha256
-    del images  # the paths, which a large run need not hold any longer
-    if problems:
-        failed = dataset.digests(problem.sha256 for problem in problems)
-        kept = kept[~np.isin(kept, failed)]
-    embeddings.write(places.embeddings, backbone, kept, store.blocks(kept))
-    dataset.write_problems(places.problems, problems)
-    _finish(summary)
+            store = _refreshed(places, backbone)
+            missing = _missing(images, store, problems)
+            if missing.any():
+                if changed:
+                    print(f"headstart: {changed}", file=sys.stderr)
+                problems += _computed(images, missing, places, backbone, execution, summary)
+                store = _refreshed(places, backbone)  # shards seen long ago are checked again
+            summary.reused = max(0, images.rows - summary.computed - len(problems))
+            _refuse_failures(problems, backbone.name, places, max_failed, summary)
+            _write(images, places, backbone, store, problems)
+            break
+        except LostRowsError:
+            if not left:
+                raise
+            where, changed = places.store / backbone.fingerprint, None
+            print(f"headstart: {where} lost rows during the run; looking again", file=sys.stderr)
+    summary.finish()
     files.write_json(places.runs / f"extract-{backbone.name}.json", asdict(summary))
     return summary
+
+
+def _refreshed(places: Places, backbone: FrozenBackbone) -> Store:
+    store = Store(places.store, backbone.fingerprint)
+    store.refresh()
+    return store
+
+
+def _missing(images: Catalog, store: Store, problems: list[Problem]) -> Array:
+    """(N,) bool: which images are to be computed: no shard has them, and they did not fail."""
+    failed = np.sort(_digests_of(problems))
+    parts = [
+        store.missing(some) & (dataset.positions(failed, some) < 0) for some in images.digests()
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, bool)
+
+
+def _digests_of(problems: list[Problem]) -> Digests:
+    return dataset.digests(problem.sha256 for problem in problems)
+
+
+def _computed(
+    images: Catalog,
+    missing: Array,
+    places: Places,
+    backbone: FrozenBackbone,
+    execution: ExecutionParams,
+    summary: Summary,
+) -> list[Problem]:
+    """Put the missing images in the store; what failed. Adds to the summary."""
+    _check_root(places.root)
+    context = _context(places, backbone, execution, int(missing.sum()))
+    part = Summary(images=images.rows)
+    try:
+        return _compute(images, missing, context, execution, part)
+    finally:
+        worker.stop()
+        summary.add(part)
+
+
+def _write(
+    images: Catalog, places: Places, backbone: FrozenBackbone, store: Store, problems: list[Problem]
+) -> None:
+    """Write the tracked file and the list of what is not in it."""
+    failed = _digests_of(problems)
+    embeddings.write(
+        places.embeddings,
+        backbone,
+        images.digests(but=failed),
+        store.blocks(images.digests(but=failed)),
+        rows=images.rows - len(failed),
+    )
+    dataset.write_problems(places.problems, problems)
 
 
 def _check_root(root: Path) -> None:
@@ -144,7 +182,7 @@ def _number(wish: int | str) -> int | None:
 
 
 def _compute(
-    images: Images, missing: Array, context: Context, execution: ExecutionParams, summary: Summary
+    images: Catalog, missing: Array, context: Context, execution: ExecutionParams, summary: Summary
 ) -> list[Problem]:
     """Run the shards of what is missing; fills in `summary` and returns what failed."""
     here = worker.load(context).threads if is_here(execution) else None
@@ -163,7 +201,7 @@ def _compute(
             summary.phases[phase] += seconds
     worked = sum(summary.phases.values())
     summary.phases["wait"] = max(0.0, busy * cluster.slots - worked)
-    summary.start_seconds = min(result.started for result in results) - _process_start()
+    summary.start_seconds = min(result.started for result in results) - process_start()
     summary.verdict = verdict(
         summary.phases, cores=cores(), slots=cluster.slots, here=here is not None
     )
@@ -186,14 +224,13 @@ def _watched(cluster: Cluster, shards: Iterator[Shard], pace: Pace) -> Iterator[
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
-def _shards(images: Images, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
+def _shards(images: Catalog, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
     """Cut as they are asked for, so that the pace so far tells their size."""
-    rows = np.flatnonzero(missing)
-    while len(rows):
-        size = pace.shard_size(len(rows))
-        named = tuple((images.sha256[row].decode(), images.path[row]) for row in rows[:size])
-        yield Shard(context, named)
-        rows = rows[size:]
+    named = images.named(missing)
+    left = int(missing.sum())
+    while some := tuple(islice(named, pace.shard_size(left))):
+        yield Shard(context, some)
+        left -= len(some)
 
 
 def _refuse_failures(
@@ -210,32 +247,3 @@ def _refuse_failures(
         f"data.max_failed {max_failed:g} allows; see artifacts/runs/{path.name}, "
         "mend them or raise data.max_failed"
     )
-
-
-def _finish(summary: Summary) -> None:
-    summary.seconds = time.time() - _process_start()
-    working = summary.seconds - summary.start_seconds
-    summary.images_per_second = summary.computed / working if summary.computed else 0.0
-
-
-def _process_start() -> float:
-    """When this process began, as a time.time()."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):  # no Linux; there, psutil is off by up to a second
-        return float(psutil.Process().create_time())
-    return time.time() - age
-
-
-def describe(name: str, summary: Summary, places: Places) -> str:
-    """What was embedded and what could not be, in a few lines for the terminal."""
-    counts = (
-        f"{name}: {summary.images} images, {summary.computed} computed, {summary.reused} reused, "
-        f"{summary.failed} failed, {summary.seconds:.1f} s"
-        + (f", {summary.images_per_second:.0f} images/s" if summary.computed else "")
-    )
-    said = [f"  {summary.verdict}"] if summary.verdict else []
-    problems = dataset.read_problems(places.problems)
-    file = f"artifacts/embeddings/{places.problems.name}"
-    return "\n".join([counts, *said, *dataset.problem_table(problems, file)])

@@ -12,15 +12,15 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "pace"},
+    {"cgroups", "children", "errors", "files", "pace", "sink"},
     {"params"},
-    {"images", "dataset", "snapshot", "splitting"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
     {"decoding", "frozen"},
     {"backbones"},
-    {"cluster", "hdf5", "store", "runtimes", "uses"},
-    {"embeddings", "formats", "heads", "metrics", "tuning"},
+    {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
+    {"attributes", "embeddings", "formats", "heads", "metrics", "tuning"},
     {"evaluation", "worker"},
-    {"changes", "extraction", "preparation", "selection"},
+    {"changes", "extraction", "preparation", "selection", "summary"},
     {"planning", "reporting"},
     {"project"},
     {"cli", "stages"},
