@@ -24,6 +24,7 @@ from benchmarks import (
     pipeline_overhead,
     reading,
     rivals,
+    scale,
     table,
 )
 from benchmarks.desk import FULL, QUICK, Desk
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "incremental": incremental.measure,
     "reading": reading.measure,
     "memory": memory.measure,
+    "scale": scale.measure,
 }
 SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
 """Packages whose versions stand with the results."""

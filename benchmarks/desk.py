@@ -22,8 +22,8 @@ class Scale:
     """How much is measured.
 
     images: photos; runs: of each thing; seconds: of each timing; forward: photos whose pixels
-    are kept for the forward pass; more: photos added; rows: of the file that is read; memory:
-    numbers of images.
+    are kept for the forward pass; more: photos added; rows: of the file that is read; memory,
+    sizes: numbers of images.
     """
 
     images: int = 4000
@@ -34,12 +34,13 @@ class Scale:
     peer_seconds: float = 6.0
     rows: int = 50_000
     memory: tuple[int, ...] = (1000, 4000, 40_000)
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
 
 
 FULL = Scale()
 QUICK = Scale(
     images=400, runs=2, seconds=0.5, forward=100, more=4, peer_seconds=1.0, rows=5000,
-    memory=(100, 400, 4000),
+    memory=(100, 400, 4000), sizes=(200, 1000, 4000),
 )  # fmt: skip
 
 

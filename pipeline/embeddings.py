@@ -90,7 +90,7 @@ def write(
     Raises OSError where the disk is full and IntegrityError where it does not read back.
     """
     with files.replacing(path) as beside:
-        vectors = _of_length(backbone, blocks)
+        vectors = _of_length(backbone, _ahead(iter(blocks)))
         columns = [
             Column("embeddings", (rows, backbone.dim), backbone.storage, vectors),
             Column("sha256", (rows,), "S64", _sorted(path, sha256)),
@@ -99,6 +99,15 @@ def write(
         plain = hdf5.open_plain(beside)
         _check_datasets(beside, plain, attributes.read(beside, plain.attributes))
         hdf5.seal(beside)
+
+
+def _ahead(blocks: Iterator[Array]) -> Iterator[Array]:
+    """The same, each made by another thread while the one before is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
 
 
 def _sorted(path: Path, sha256: Iterable[Digests]) -> Iterator[Digests]:

@@ -25,8 +25,11 @@ from pipeline.index import LOOKUP_ROWS, Index
 from pipeline.segments import ABSENT
 from pipeline.shards import Layout
 
-WINDOW_BYTES = 32 << 20
+WINDOW_BYTES = 8 << 20
 """Vectors gathered at a time: a shard is opened once for each window that has rows of it."""
+
+SCATTERED = 4
+"""How many times larger a window is where most shards have rows in several: after many small runs."""
 
 _ROWS_OF_LOST = 1024
 _ATTEMPTS = 10
@@ -143,7 +146,7 @@ class Store:
         return missing
 
     def blocks(self, wanted: Iterable[Digests]) -> Iterator[Array]:
-        """The vectors of `wanted`, in its order, in blocks of at most WINDOW_BYTES.
+        """The vectors of `wanted`, in its order, some megabytes at a time.
 
         Where several shards hold an image, the one whose name sorts first is taken. Every shard
         that is read is checked, once. Raises LostRowsError where an image is in none or in a
@@ -165,17 +168,20 @@ class Store:
             rank, row = self._index.find(wanted)
         if (rank == ABSENT).any():
             raise self._lost()
-        step = self._window_rows(int(rank[0]))
+        step = self._window_rows(rank)
         for start in range(0, len(wanted), step):
             some = slice(start, start + step)
             yield self._gather(rank[some], row[some], wanted[some])
 
-    def _window_rows(self, rank: int) -> int:
-        """How many rows as those of a shard a window has."""
-        name = self._shards[rank]
+    def _window_rows(self, rank: Array) -> int:
+        """How many of the rows that these shards have, in this order, are a window's."""
+        name = self._shards[rank[0]]
         if name not in self._checked and self._read(name) is None:
             return _ROWS_OF_LOST  # the others are but to be checked
-        return max(1, WINDOW_BYTES // self._checked[name].row_bytes)
+        step = max(1, WINDOW_BYTES // self._checked[name].row_bytes)
+        windows = [rank[start : start + step] for start in range(0, len(rank), step)]
+        opened = sum(len(np.unique(window)) for window in windows)
+        return SCATTERED * step if opened > 2 * len(np.unique(rank)) else step
 
     def _gather(self, rank: Array, row: Array, wanted: Digests) -> Array | None:
         order = np.argsort(rank, kind="stable")

@@ -160,6 +160,7 @@ def test_missing__shards_put_since__are_seen_after_a_refresh(tmp_path):
 
 def test_blocks__several_shards__follow_the_order_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "WINDOW_BYTES", 7 * 6 * 2)
+    monkeypatch.setattr(store_module, "SCATTERED", 1)
     store = Store(tmp_path, FINGERPRINT)
     random = np.random.default_rng(1)
     numbers = random.permutation(60)
@@ -328,3 +329,19 @@ def test_probe__damaged__is_named_and_made_anew(tmp_path, capsys):
         assert path.read_bytes() == whole
     store.refresh()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("scattered", "lengths"), [(False, [5] * 8), (True, [20, 20])])
+def test_blocks__rows_of_most_shards_in_every_window__take_larger_windows(
+    tmp_path, monkeypatch, scattered, lengths
+):
+    """So that each shard is opened fewer times."""
+    monkeypatch.setattr(store_module, "WINDOW_BYTES", 5 * 6 * 2)
+    store = Store(tmp_path, FINGERPRINT)
+    order = np.random.default_rng(0).permutation(40) if scattered else np.arange(40)
+    for start in range(0, 40, 10):
+        put(store, *order[start : start + 10])
+    store.refresh()
+    blocks = list(store.blocks([sha256s(*range(40))]))
+    assert [len(block) for block in blocks] == lengths
+    np.testing.assert_array_equal(np.concatenate(blocks), vectors(*range(40)))
