@@ -180,7 +180,7 @@ def places_in(path: Path, content: bytes) -> dict[str, "Place"]:
     return places
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a dataset lies in its file; offset in bytes."""
 

@@ -42,9 +42,9 @@ class Index:
     _ranks: list[Numbers] = field(default_factory=list, repr=False)
     _added: dict[str, Raw] = field(default_factory=dict, repr=False)
 
-    def refresh(self, paths: Iterable[Path]) -> set[str]:
-        """Take in the segments among these files, which are all; the names of the shards listed."""
-        there = set(paths)
+    def refresh(self, names: Iterable[str]) -> set[str]:
+        """Take in the segments among the folder's files; the names of the shards they list."""
+        there = {self.folder / name for name in names if name.endswith(ENDING)}
         self._segments = [
             one for one in self._segments if one.content is not None or one.path in there
         ]

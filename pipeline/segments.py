@@ -127,24 +127,29 @@ def _is_head(head: bytes) -> bool:
 def match(
     records: Records, ranks: Numbers, keys: Keys, digests: Raw, found: tuple[Numbers, Numbers]
 ) -> None:
-    """Take in where the digests stand in a segment. keys, and those of records: sorted."""
+    """Take in where the images stand in a segment. keys, and those of the records: sorted.
+
+    The records are looked for among the images and not the other way round: so all of an index
+    costs what its rows do, however many segments it has.
+    """
     theirs = keys_of(records["digest"])
-    at = np.searchsorted(theirs, keys)
-    open_ = np.arange(len(keys))
+    at = np.searchsorted(keys, theirs)
+    open_ = np.arange(len(theirs))
     while len(open_ := _alike(open_, at, theirs, keys)):  # two images may have one key
-        some = records[at[open_]]
+        some, where = records[open_], at[open_]
+        same = (some["digest"].view("<u8") == digests[where].view("<u8")).all(axis=1)
         rank = ranks.take(some["shard"], mode="clip")
-        same = (some["digest"].view("<u8") == digests[open_].view("<u8")).all(axis=1)
-        better = same & (rank < found[0][open_])
-        found[0][open_[better]] = rank[better]
-        found[1][open_[better]] = some["row"][better]
+        better = np.flatnonzero(same & (rank < found[0][where]))
+        better = better[np.argsort(rank[better], kind="stable")[::-1]]  # the least comes last
+        found[0][where[better]] = rank[better]
+        found[1][where[better]] = some["row"][better]
         at[open_] += 1
 
 
 def _alike(open_: Rows, at: Rows, theirs: Keys, keys: Keys) -> Rows:
-    """Those of the rows whose key stands at their place."""
-    open_ = open_[at[open_] < len(theirs)]
-    alike: Rows = open_[theirs[at[open_]] == keys[open_]]
+    """Those of the records whose key is that of the image at their place."""
+    open_ = open_[at[open_] < len(keys)]
+    alike: Rows = open_[keys[at[open_]] == theirs[open_]]
     return alike
 
 

@@ -15,7 +15,7 @@ from pipeline.hdf5 import Array, Buffer, Place
 ENDING = ".h5"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where a shard's rows lie in its file: digests (N,) S64, vectors (N, D)."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import files, index, probe, shards
+from pipeline import files, probe, shards
 from pipeline.dataset import Digests
 from pipeline.errors import IntegrityError
 from pipeline.frozen import Vectors
@@ -93,9 +93,9 @@ class Store:
         raise self._lost()
 
     def _list(self) -> None:
-        paths = self._paths()
-        listed = self._index.refresh(path for path in paths if path.suffix == index.ENDING)
-        names = sorted(path.stem for path in paths if path.suffix == shards.ENDING)
+        there, ending = self._names(), shards.ENDING
+        listed = self._index.refresh(there)
+        names = sorted(name.removesuffix(ending) for name in there if name.endswith(ending))
         self._shards = [name for name in names if name in listed or self._take_in(name)]
         self._index.settle(self._shards)
 
@@ -130,9 +130,9 @@ class Store:
             print(f"headstart: {error}; deleted, it is made anew", file=sys.stderr)
             self._probe.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
+    def _names(self) -> list[str]:
         try:
-            return [self.folder / name for name in os.listdir(self.folder) if name[0] != "."]
+            return [name for name in os.listdir(self.folder) if name[0] != "."]
         except FileNotFoundError:
             return []
 
