@@ -43,8 +43,15 @@ class Catalog:
 
     def named(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, str]]:
         """(sha256, path) of the images that `chosen`, (rows,) bool, marks; in order."""
+        return self._chosen(["sha256", "path"], chosen)
+
+    def sized(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, int]]:
+        """(path, bytes) likewise."""
+        return self._chosen(["path", "bytes"], chosen)
+
+    def _chosen(self, columns: list[str], chosen: npt.NDArray[np.bool_]) -> Iterator[Any]:
         start = 0
-        for batch in dataset.batches(self.path, ["sha256", "path"], _READ_ROWS):
+        for batch in dataset.batches(self.path, columns, _READ_ROWS):
             mine = np.flatnonzero(chosen[start : start + len(batch)])
             start += len(batch)
             if len(mine):

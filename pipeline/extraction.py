@@ -1,27 +1,31 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
+import json
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from pipeline import catalog, dataset, embeddings, files, frozen, uses, worker
+from pipeline import admission, catalog, dataset, embeddings, files, frozen, uses
+from pipeline.admission import Terms
 from pipeline.catalog import Catalog
-from pipeline.cluster import Cluster, cores, is_here, open_cluster
+from pipeline.cluster import is_here
+from pipeline.computing import compute
 from pipeline.dataset import Digests, Problem
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
-from pipeline.pace import Pace, verdict
+from pipeline.pace import Pace
 from pipeline.params import ExecutionParams
 from pipeline.store import LostRowsError, Store
 from pipeline.summary import Summary, process_start
-from pipeline.worker import Context, Shard, ShardResult, embed_shard
+from pipeline.worker import Context, Shard
+
+SAMPLED = 100
+"""Missing images among which some are looked for that a worker must have as well."""
 
 MEASURED = 2000
 """Images from which on it pays to look for the fastest way to run the backbone."""
@@ -83,7 +87,10 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
             if missing.any():
                 if changed:
                     print(f"headstart: {changed}", file=sys.stderr)
-                problems += _computed(images, missing, places, backbone, execution, summary)
+                _check_root(places.root)
+                part = Summary(images=images.rows)
+                problems += _compute(images, missing, store, backbone, places, execution, part)
+                summary.add(part)
                 store = _refreshed(places, backbone)  # shards seen long ago are checked again
             summary.reused = max(0, images.rows - summary.computed - len(problems))
             _refuse_failures(problems, backbone.name, places, max_failed, summary)
@@ -118,25 +125,6 @@ def _digests_of(problems: list[Problem]) -> Digests:
     return dataset.digests(problem.sha256 for problem in problems)
 
 
-def _computed(
-    images: Catalog,
-    missing: Array,
-    places: Places,
-    backbone: FrozenBackbone,
-    execution: ExecutionParams,
-    summary: Summary,
-) -> list[Problem]:
-    """Put the missing images in the store; what failed. Adds to the summary."""
-    _check_root(places.root)
-    context = _context(places, backbone, execution, int(missing.sum()))
-    part = Summary(images=images.rows)
-    try:
-        return _compute(images, missing, context, execution, part)
-    finally:
-        worker.stop()
-        summary.add(part)
-
-
 def _write(
     images: Catalog, places: Places, backbone: FrozenBackbone, store: Store, problems: list[Problem]
 ) -> None:
@@ -162,18 +150,41 @@ def _check_root(root: Path) -> None:
 
 
 def _context(
-    places: Places, backbone: FrozenBackbone, execution: ExecutionParams, images: int
+    places: Places,
+    backbone: FrozenBackbone,
+    execution: ExecutionParams,
+    images: Catalog,
+    missing: Array,
 ) -> Context:
     return Context(
         root=str(places.root),
         backbone=str(places.backbone),
-        fingerprint=backbone.fingerprint,
         store=str(places.store),
         device=execution.device,
-        threads=_number(execution.threads),
+        threads=_number(execution.threads) if is_here(execution) else None,
         sessions=_number(execution.sessions),
         batch_size=_number(execution.batch_size),
-        measure=images >= MEASURED,
+        measure=int(missing.sum()) >= MEASURED,
+        terms=_terms(places, backbone, execution, images, missing),
+    )
+
+
+def _terms(
+    places: Places,
+    backbone: FrozenBackbone,
+    execution: ExecutionParams,
+    images: Catalog,
+    missing: Array,
+) -> Terms:
+    """What other processes than this one must have to take part."""
+    fields = json.dumps(backbone.fields, sort_keys=True)
+    if is_here(execution):
+        return Terms(fields)
+    some = list(islice(images.sized(missing), SAMPLED))
+    return Terms(
+        fields,
+        versions=admission.versions(str(backbone.fields["runtime"])),
+        sample=admission.sample(places.root, some),
     )
 
 
@@ -182,46 +193,29 @@ def _number(wish: int | str) -> int | None:
 
 
 def _compute(
-    images: Catalog, missing: Array, context: Context, execution: ExecutionParams, summary: Summary
+    images: Catalog,
+    missing: Array,
+    store: Store,
+    backbone: FrozenBackbone,
+    places: Places,
+    execution: ExecutionParams,
+    summary: Summary,
 ) -> list[Problem]:
     """Run the shards of what is missing; fills in `summary` and returns what failed."""
-    here = worker.load(context).threads if is_here(execution) else None
-    with open_cluster(execution, here=here) as cluster:
-        if not here:
-            context = replace(context, threads=cluster.threads)
-        pace = Pace(int(missing.sum()), cluster.slots)
-        try:
-            results = list(_watched(cluster, _shards(images, missing, context, pace), pace))
-        finally:
-            worker.stop()  # before the cluster waits for its threads: Ctrl-C is heard at once
-    busy = time.monotonic() - pace.begun
-    for result in results:
-        summary.computed += result.computed
-        for phase, seconds in result.seconds.items():
-            summary.phases[phase] += seconds
-    worked = sum(summary.phases.values())
-    summary.phases["wait"] = max(0.0, busy * cluster.slots - worked)
-    summary.start_seconds = min(result.started for result in results) - process_start()
-    summary.verdict = verdict(
-        summary.phases, cores=cores(), slots=cluster.slots, here=here is not None
-    )
-    problems = [problem for result in results for problem in result.problems]
-    summary.failed = len(problems)
+    total = int(missing.sum())
+    context = _context(places, backbone, execution, images, missing)
+
+    def shards(context: Context, pace: Pace) -> Iterator[Shard]:
+        store.refresh()  # what a run that was begun again has left
+        return _shards(images, missing & _missing(images, store, []), context, pace)
+
+    report = places.runs / f"dask-{backbone.name}.html"
+    tally = compute(shards, context, execution, total=total, report=report)
+    problems = sorted(tally.problems.values())
+    summary.computed, summary.failed = total - len(problems), len(problems)
+    summary.phases, summary.verdict = tally.phases, tally.verdict
+    summary.start_seconds = tally.began - process_start()
     return problems
-
-
-def _watched(cluster: Cluster, shards: Iterator[Shard], pace: Pace) -> Iterator[ShardResult]:
-    """The results as they come, with a progress bar on a terminal."""
-    with tqdm(total=pace.total, disable=None, desc=cluster.place, bar_format=_BAR) as bar:
-        for result in cluster.run(embed_shard, shards):
-            images = result.computed + len(result.problems)
-            pace.add(images, result.took)
-            bar.set_postfix_str(pace.text(), refresh=False)
-            bar.update(images)
-            yield result
-
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 def _shards(images: Catalog, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:

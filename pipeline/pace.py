@@ -2,9 +2,9 @@
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-LEAST, MOST = 16, 1024
+LEAST, MOST = 16, 4096
 """Fewest and most images a shard; the last ones may be fewer."""
 
 SHARD_SECONDS = 3.0
@@ -16,13 +16,28 @@ TAIL = 3
 
 @dataclass
 class Pace:
-    """The results of a run so far. total: images to embed; slots: shards at once."""
+    """The results of a run so far.
+
+    total: images to embed; slots: shards at once, now; least: images a shard; begun: when the
+    first shard was cut, a time.monotonic(); slot_seconds: what the slots had of time until now.
+    """
 
     total: int
-    slots: int
-    begun: float = field(default_factory=time.monotonic)
+    slots: int = 0
+    least: int = LEAST
+    begun: float | None = None
     done: int = 0
     worked: float = 0.0
+    slot_seconds: float = 0.0
+    _counted: float = 0.0
+
+    def have(self, slots: int, batch: int) -> None:
+        """So many slots there are from now on, and so many images are best done at a time."""
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun = self._counted = now
+        self.slot_seconds += (now - self._counted) * self.slots
+        self.slots, self.least, self._counted = slots, min(MOST, max(LEAST, batch)), now
 
     def add(self, images: int, seconds: float) -> None:
         """Take in a shard: how many images, and what they took in their slot."""
@@ -31,13 +46,13 @@ class Pace:
 
     def shard_size(self, unassigned: int) -> int:
         """How many images the next shard should have, of those that no shard has yet."""
-        wanted = SHARD_SECONDS * self.done / self.worked if self.worked else LEAST
-        share = math.ceil(unassigned / (TAIL * self.slots))
-        return max(LEAST, min(MOST, int(wanted), share))
+        wanted = SHARD_SECONDS * self.done / self.worked if self.worked else self.least
+        share = math.ceil(unassigned / (TAIL * max(1, self.slots)))
+        return max(self.least, min(MOST, int(wanted), share))
 
     def left(self) -> float | None:
         """Seconds until the last image, from the seconds an image; None before any is known."""
-        if not self.done:
+        if not self.done or not self.slots or self.begun is None:
             return None
         whole = self.total * self.worked / self.done / self.slots
         return max(0.0, self.begun + whole - time.monotonic())

@@ -102,6 +102,9 @@ class ExecutionParams(_Block):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: Count | Literal["auto"] = "auto"
     scheduler: str | None = None
+    insecure: bool = False
+    patience: Annotated[float, Field(gt=0)] = 60.0
+    performance_report: bool = False
     store: str = "artifacts/.store"
 
 

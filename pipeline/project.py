@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pipeline import params as parameters
 from pipeline.errors import ConfigurationError
-from pipeline.params import BackboneParams, HeadParams, Params, unknown
+from pipeline.params import BackboneParams, ExecutionParams, HeadParams, Params, unknown
 
 Entry = TypeVar("Entry")
 
@@ -47,6 +47,14 @@ class Project:
         store = os.environ.get("HEADSTART_STORE") or self.params.execution.store
         root = Path(os.environ.get("DVC_ROOT") or self.root)
         return (root / os.path.expanduser(store)).resolve()
+
+    @property
+    def execution(self) -> ExecutionParams:
+        """The `execution:` block; a scheduler file's path absolute."""
+        execution = self.params.execution
+        if not execution.scheduler or not execution.scheduler.endswith(".json"):
+            return execution
+        return execution.model_copy(update={"scheduler": str(self.locate(execution.scheduler))})
 
     def backbone(self, name: str) -> BackboneParams:
         """The entry of that name. Raises ConfigurationError."""

@@ -1,25 +1,23 @@
 """What a worker does: the images of a shard -> their vectors, in the store."""
 
-import os
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pipeline import dataset, frozen, runtimes
-from pipeline.cluster import cores
+from pipeline import admission, dataset, frozen, runtimes
+from pipeline.admission import Terms
+from pipeline.cluster import Ready, Seat, Work, cores
 from pipeline.dataset import Problem
 from pipeline.decoding import Batch, Decoders, Stopped
-from pipeline.errors import ClusterError, ConfigurationError, IntegrityError
+from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
-from pipeline.runtimes import Setting
 from pipeline.store import Store
 from pipeline.tuning import Tuned, Wish, tune
 
@@ -29,23 +27,31 @@ QUESTION = 16
 """Images that a decoder is asked for at a time, at least: fewer, and the asking shows."""
 
 
+PARTS = 8
+"""Into how many a shard is parted whose worker ended: few workers end until its image is found."""
+
+LOADED = 4
+"""Backbones that a process keeps: a cluster's worker may serve several runs at once."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
 
     threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
-    measure: whether looking for the fastest way to run the backbone pays.
+    measure: whether looking for the fastest way to run the backbone pays; terms: on which another
+    process than the run's own is admitted.
     """
 
     root: str
     backbone: str
-    fingerprint: str
     store: str
     device: str
     threads: int | None
     sessions: int | None
     batch_size: int | None
     measure: bool
+    terms: Terms
 
 
 @dataclass(frozen=True)
@@ -79,25 +85,48 @@ class _Loaded:
     tuned: Tuned
 
 
-def load(context: Context) -> Setting:
-    """Get this process ready for shards; how it will run the backbone.
-
-    Raises as `embed_shard` does.
-    """
-    return _loaded(context).tuned.setting
+def work(context: Context) -> Work[Shard, ShardResult]:
+    """Embedding shards of that context, as a cluster does it."""
+    return Work(partial(ready, context), embed_shard, parts, lost, stop)
 
 
-def embed_shard(shard: Shard) -> ShardResult:
-    """Embed a shard's images and put them in the store; the whole of a worker's task.
+def ready(context: Context, seat: Seat) -> Ready:
+    """Get this process ready for shards.
 
     Raises IntegrityError where this machine's backbone or probe is not what the record says,
-    OSError or ResourceError where it is short of files or processes, ClusterError where it has
-    not got the images' folder.
+    ClusterError where the run's terms are not met here.
     """
-    _check_root(shard.context.root)
-    loaded = _loaded(shard.context)
-    store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
+    admission.check(context.terms, context.root)
+    loaded = _loaded(context, seat)
+    store = Store(Path(context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.tuned.probe)
+    setting, runtime = loaded.tuned.setting, loaded.tuned.runtime
+    return Ready(setting.threads, setting.batch_size, runtime.device)
+
+
+def parts(shard: Shard) -> list[Shard]:
+    """A shard in PARTS smaller ones; none where it is a single image."""
+    size = -(-len(shard.images) // PARTS)
+    if len(shard.images) == 1:
+        return []
+    starts = range(0, len(shard.images), size)
+    return [replace(shard, images=shard.images[start : start + size]) for start in starts]
+
+
+def lost(shard: Shard, words: str) -> "ShardResult":
+    """The result of a shard that ends every worker; its images are listed."""
+    problems = tuple(Problem(path, sha256, "crashed", words) for sha256, path in shard.images)
+    return ShardResult(0, problems, dict.fromkeys(PHASES, 0.0), 0.0, time.time())
+
+
+def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
+    """Embed a shard's images and put them in the store; the whole of a worker's task.
+
+    Raises IntegrityError where an image's vector is not finite, OSError or ResourceError where
+    this machine is short of files, processes or memory, and what `ready` does.
+    """
+    loaded = _loaded(shard.context, seat)
+    store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
     seconds, started, entered = dict.fromkeys(PHASES, 0.0), 0.0, time.perf_counter()
     problems, names, vectors = list[Problem](), list[str](), list[Array]()
     for batch in _decoded(shard, loaded):
@@ -128,15 +157,6 @@ def _decoded(shard: Shard, loaded: _Loaded) -> Iterator[Batch]:
         yield from decoder.stream(shard.images, size, ahead=elsewhere)
 
 
-def _check_root(root: str) -> None:
-    """A worker without the images would list its share of them as unreadable."""
-    if not os.path.isdir(root):
-        raise ClusterError(
-            f"the images' folder {root} is not there on {socket.gethostname()}; mount it as the "
-            "others have it, then run the same command to go on"
-        )
-
-
 def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array:
     """The vectors, one a name, in the storage dtype; refused where they do not fit it."""
     with np.errstate(over="ignore"):
@@ -156,30 +176,37 @@ def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array
 _loading = threading.Lock()
 _opening = threading.Lock()
 _open: "weakref.WeakSet[Decoders]" = weakref.WeakSet()
+_kept: dict[tuple[Context, Seat], _Loaded] = {}
 
 
-def _loaded(context: Context) -> _Loaded:
+def _loaded(context: Context, seat: Seat) -> _Loaded:
     """The backbone on this process's device, and its decoders; made once a process.
 
     Raises Stopped where `stop` came while it was being loaded.
     """
+    key = context, seat
     with _loading:
-        loaded = _load(context)
+        loaded = _kept.get(key)
+        if loaded is None:
+            _make_room(context)
+            loaded = _kept[key] = _load(context, seat)
         if loaded.decoders.closed:
-            _load.cache_clear()
+            _kept.clear()
             raise Stopped
         return loaded
 
 
-@lru_cache(maxsize=4)
-def _load(context: Context) -> _Loaded:
+def _make_room(context: Context) -> None:
+    """Let go of what is used no longer: the same with another batch, or the oldest."""
+    for old in list(_kept):
+        if replace(old[0], batch_size=context.batch_size) == context or len(_kept) >= LOADED:
+            del _kept[old]
+
+
+def _load(context: Context, seat: Seat) -> _Loaded:
     backbone = frozen.load(Path(context.backbone))
-    if backbone.fingerprint != context.fingerprint:
-        raise IntegrityError(
-            f"{context.backbone}: fingerprint is {backbone.fingerprint} on this worker, "
-            f"{context.fingerprint} where the run began; give both the same folder"
-        )
-    wish = Wish(cores(), context.threads, context.sessions, context.batch_size)
+    admission.check_backbone(context.terms, backbone)
+    wish = Wish(cores(), context.threads or seat.threads, context.sessions, context.batch_size)
     decoders = Decoders(Path(context.root), backbone.preprocessing)
     with _opening:
         _open.add(decoders)
@@ -200,7 +227,7 @@ def stop() -> None:
         running = list(_open)
     for decoders in running:
         decoders.close()
-    _load.cache_clear()
+    _kept.clear()
 
 
 def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> None:

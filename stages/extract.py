@@ -17,7 +17,7 @@ def main() -> None:
     places = Places.of(
         name, artifacts=project.artifacts, root=project.data_root, store=project.store
     )
-    summary = extract(places, project.params.execution, max_failed=project.params.data.max_failed)
+    summary = extract(places, project.execution, max_failed=project.params.data.max_failed)
     print(describe(name, summary, places.problems))
 
 

@@ -48,6 +48,8 @@ def test_named__chosen_rows__are_digest_and_path_in_order(images, tmp_path):
     rows = np.flatnonzero(chosen)
     assert named == [(images.sha256[row].decode(), images.path[row]) for row in rows]
     assert not list(catalog.opened(tmp_path / "images.parquet").named(np.zeros(100, bool)))
+    sized = list(catalog.opened(tmp_path / "images.parquet").sized(chosen))
+    assert sized == [(images.path[row], 1) for row in rows]
 
 
 def test_opened__no_image__gives_nothing(tmp_path):

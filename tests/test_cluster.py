@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline import cluster
-from pipeline.cluster import open_cluster
+from pipeline.cluster import Ready, Work, open_cluster, scheduler
 from pipeline.errors import (
     ClusterError,
     ConfigurationError,
@@ -32,6 +32,11 @@ def no_address(monkeypatch):
 
 def threads(count: int = 3) -> ExecutionParams:
     return ExecutionParams(threads=count)
+
+
+def work(task, *, slots: int = 3) -> Work:
+    """A kind of task that is one function, and cannot be parted."""
+    return Work(lambda _: Ready(slots), lambda each, _: task(each), lambda _: (), lambda *_: None)
 
 
 def square(number: int) -> int:
@@ -58,17 +63,18 @@ def full_disk(number: int) -> int:
 
 def test_run__threads__yield_every_result_once():
     with open_cluster(threads()) as pool:
-        assert sorted(pool.run(square, range(50))) == [n * n for n in range(50)]
-        assert list(pool.run(square, [])) == []
-        assert pool.slots == 3
+        assert sorted(pool.run(work(square), range(50))) == [n * n for n in range(50)]
+        assert list(pool.run(work(square), [])) == []
+        assert pool.ready.slots == 3
         assert pool.place == "3 threads of this process"
 
 
 @pytest.mark.parametrize("workers", ["auto", 0])
 def test_open_cluster__no_workers_asked_for__runs_in_this_process(workers):
-    with open_cluster(ExecutionParams(workers=workers)) as pool:
-        assert pool.slots == cluster.cores()
-        assert set(pool.run(lambda _: os.getpid(), range(4))) == {os.getpid()}
+    execution = ExecutionParams(workers=workers)
+    assert cluster.is_here(execution)
+    with open_cluster(execution) as pool:
+        assert set(pool.run(work(lambda _: os.getpid()), range(4))) == {os.getpid()}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_open_cluster__no_workers_asked_for__runs_in_this_process(workers):
 )
 def test_run__error_of_a_task__arrives_as_it_is(task, kind, text):
     with open_cluster(threads(1)) as pool, pytest.raises(kind, match=text) as error:
-        list(pool.run(task, range(8)))
+        list(pool.run(work(task, slots=1), range(8)))
     assert type(error.value) is kind
 
 
@@ -97,7 +103,7 @@ def test_run__task_fails__running_ones_end_and_waiting_ones_never_start():
         ended.append(number)
 
     with pytest.raises(IntegrityError), open_cluster(threads(2)) as pool:
-        list(pool.run(task, range(100)))
+        list(pool.run(work(task, slots=2), range(100)))
     assert len(started) < 8
     assert sorted(ended) == sorted(set(started) - {0})
 
@@ -123,7 +129,7 @@ def test_run__tasks__are_taken_as_places_become_free():
 
     done = 0
     with open_cluster(threads(3)) as pool:
-        for _ in pool.run(task, tasks()):
+        for _ in pool.run(work(task), tasks()):
             done += 1
             at_result.append(len(taken) - done)
     assert done == 40
@@ -134,10 +140,11 @@ def test_run__tasks__are_taken_as_places_become_free():
 def test_open_cluster__in_this_process__imports_no_dask():
     program = """
 import sys
-from pipeline.cluster import open_cluster
+from pipeline.cluster import Ready, Work, open_cluster
 from pipeline.params import ExecutionParams
+work = Work(lambda _: Ready(2), lambda task, _: abs(task), lambda _: (), lambda *_: None)
 with open_cluster(ExecutionParams()) as pool:
-    assert sorted(pool.run(abs, range(9))) == list(range(9))
+    assert sorted(pool.run(work, range(9))) == list(range(9))
 print(sorted(name for name in sys.modules if name.partition(".")[0] in ("dask", "distributed")))
 """
     done = subprocess.run(
@@ -164,7 +171,7 @@ NETWORK = [
 @pytest.mark.parametrize("address", NETWORK)
 def test_open_cluster__unencrypted_over_a_network__is_refused(address):
     with (
-        pytest.raises(ConfigurationError, match="over a network; use tls://") as error,
+        pytest.raises(ConfigurationError, match="over a network, where .*use tls://") as error,
         open_cluster(ExecutionParams(scheduler=address)),
     ):
         pass
@@ -185,7 +192,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("host", ["tcp://127.0.0.1", "127.0.0.1", "localhost", "tcp://[::1]"])
 def test_open_cluster__no_scheduler_answers__exits_6_with_one_line(host, monkeypatch, capsys):
-    monkeypatch.setattr(cluster, "TIMEOUT", "0.5s")
+    monkeypatch.setattr(scheduler, "TIMEOUT", "0.5s")
     address = f"{host}:{free_port()}"
 
     def main() -> None:
@@ -201,71 +208,35 @@ def test_open_cluster__no_scheduler_answers__exits_6_with_one_line(host, monkeyp
 
 @pytest.mark.parametrize("address", ["tls://127.0.0.1:8786", "nonsense://127.0.0.1:1"])
 def test_open_cluster__address_that_dask_cannot_use__is_a_cluster_error(address, monkeypatch):
-    monkeypatch.setattr(cluster, "TIMEOUT", "0.5s")
+    monkeypatch.setattr(scheduler, "TIMEOUT", "0.5s")
     with pytest.raises(ClusterError), open_cluster(ExecutionParams(scheduler=address)):
         pass
 
 
-class Silent:
-    """An executor whose tasks never end."""
-
-    def submit(self, function, task):
-        from concurrent.futures import Future
-
-        return Future()
-
-
-@pytest.mark.parametrize(("left", "ends"), [(0, True), (1, False)])
-def test_run__no_result_for_long__asks_whether_any_worker_is_left(monkeypatch, left, ends):
-    monkeypatch.setattr(cluster, "PATIENCE", 0.01)
-    asked = []
-
-    def count() -> int:
-        asked.append(left)
-        if len(asked) > 5:
-            raise KeyboardInterrupt
-        return left
-
-    silent = cluster.Cluster(1, 1, "3 workers of tls://x", Silent(), count)  # type: ignore[arg-type]
-    with pytest.raises(ClusterError if ends else KeyboardInterrupt) as error:
-        list(silent.run(square, range(3)))
-    if ends:
-        assert "no worker is left (3 workers of tls://x); what is stored stays" in str(error.value)
-
-
-def test_run__futures_cancelled_since_the_scheduler_went_away__is_a_cluster_error():
-    class Gone(Silent):
-        def submit(self, function, task):
-            future = super().submit(function, task)
-            future.cancel()
-            future.set_running_or_notify_cancel()
-            return future
-
-    gone = cluster.Cluster(1, 1, "1 worker", Gone(), lambda: 1)  # type: ignore[arg-type]
-    with pytest.raises(ClusterError, match="run the same command to go on"):
-        list(gone.run(square, range(3)))
-
-
 DASK = """
 import sys
-from pipeline.cluster import open_cluster
+from functools import partial
+from pipeline.cluster import Work, open_cluster
 from pipeline.errors import HeadstartError, exit_status
 from pipeline.params import ExecutionParams
 from tests import test_cluster as tasks
 
+def work(name):
+    return Work(tasks.ready, partial(tasks.do, name), tasks.whole, tasks.lost)
+
 def main():
     with open_cluster(ExecutionParams(workers=2, threads=1)) as pool:
-        print(pool.slots, pool.place)
-        print(sorted(pool.run(tasks.square, range(50))) == [n * n for n in range(50)])
+        print(sorted(pool.run(work("square"), range(50))) == [n * n for n in range(50)])
         print(tasks.listening())
-        print(len(set(pool.run(tasks.process, range(40)))) == 2)
-        for task in (tasks.refuse_third, tasks.not_an_image):
+        print(len(set(pool.run(work("process"), range(40)))) == 2)
+        print(pool.ready.slots, pool.place)
+        for name in ("refuse_third", "not_an_image"):
             try:
-                list(pool.run(task, range(8)))
+                list(pool.run(work(name), range(8)))
             except HeadstartError as error:
                 print(type(error).__name__, error)
         if sys.argv[1:] == ["die"]:
-            list(pool.run(tasks.exit_hard, [1]))
+            print(sorted(pool.run(work("exit_hard"), range(20))))
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))
@@ -277,8 +248,26 @@ def process(_: int) -> int:
     return os.getpid()
 
 
-def exit_hard(_: int) -> None:
-    os._exit(9)
+def exit_hard(number: int) -> int:
+    if number == 7:
+        os._exit(9)
+    return number
+
+
+def ready(seat) -> Ready:
+    return Ready(seat.threads)
+
+
+def do(name: str, task: int, _) -> object:
+    return globals()[name](task)
+
+
+def whole(_: int) -> tuple:
+    return ()
+
+
+def lost(task: int, words: str) -> int:
+    return 1000 + task
 
 
 def listening() -> list[str]:
@@ -305,10 +294,10 @@ def run_dask(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_local_cluster__two_workers__do_what_threads_do(tmp_path):
     done = run_dask(tmp_path)
     assert done.stdout.splitlines() == [
-        "2 2 local workers",
         "True",
         "['127.0.0.1']",
         "True",
+        "2 2 local workers",
         "IntegrityError the third is damaged",
         "ImageError truncated: a short one",
     ]
@@ -317,10 +306,10 @@ def test_local_cluster__two_workers__do_what_threads_do(tmp_path):
     assert "InvalidStateError" not in done.stderr
 
 
-@pytest.mark.slow
-def test_local_cluster__task_that_kills_its_workers__exits_6(tmp_path):
+def test_local_cluster__task_that_ends_its_workers__is_lost_alone(tmp_path):
     done = run_dask(tmp_path, "die")
-    assert done.returncode == ClusterError.exit_code, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("headstart: error: the Dask cluster lost a task")
-    assert last.endswith("run the same command to go on")
+    assert done.returncode == 0, done.stderr
+    numbers = [number for number in range(20) if number != 7]
+    assert done.stdout.splitlines()[-1] == str([*numbers, 1007])
+    said = done.stderr.splitlines()
+    assert all(line.startswith("headstart: worker ") for line in said), done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,10 +16,10 @@ import pytest
 from PIL import Image
 
 from pipeline import catalog, dataset, embeddings, extraction, frozen, pace, shards, worker
+from pipeline.admission import Terms
 from pipeline.dataset import Images
-from pipeline.decoding import Decoder, Stopped, parent
+from pipeline.decoding import Decoder, parent
 from pipeline.errors import (
-    ClusterError,
     ConfigurationError,
     InputError,
     IntegrityError,
@@ -133,7 +132,7 @@ def test_extract__again__decodes_nothing_and_writes_the_same_bytes(project, monk
     before = project.embeddings.read_bytes()
     project.embeddings.unlink()
     monkeypatch.setattr(parent, "_start", lambda *_: pytest.fail("started a decoder"))
-    monkeypatch.setattr(worker, "_load", lambda _: pytest.fail("loaded the backbone"))
+    monkeypatch.setattr(worker, "_load", lambda *_: pytest.fail("loaded the backbone"))
     assert counts(run(project)) == (23, 0, 23, 0)
     assert project.embeddings.read_bytes() == before
 
@@ -621,44 +620,6 @@ def test_extract__backbone_frozen_anew_in_the_same_folder__is_loaded_anew(projec
     assert largest[1] == 2 * largest[0]
 
 
-def test_embed_shard__worker_with_another_backbone__is_refused_with_both(project):
-    backbone = frozen.load(project.backbone)
-    execution = ExecutionParams()
-    context = extraction._context(project, backbone, execution, 1)
-    stale = replace(context, fingerprint="a" * 64)
-    with pytest.raises(IntegrityError) as error:
-        worker.embed_shard(worker.Shard(stale, (("0" * 64, "x.png"),)))
-    assert backbone.fingerprint in str(error.value)
-    assert "a" * 64 in str(error.value)
-
-
-def test_embed_shard__worker_without_the_images__is_named_and_blames_none(project):
-    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams(), 1)
-    elsewhere = replace(context, root=str(project.root / "not mounted"))
-    with pytest.raises(
-        ClusterError, match=rf"not mounted is not there on {socket.gethostname()}; mount"
-    ):
-        worker.embed_shard(worker.Shard(elsewhere, (("0" * 64, "x.png"),)))
-
-
-def test_extract__stopped_while_it_loads__is_loaded_anew_by_the_next(project, monkeypatch):
-    real = worker._load
-
-    def slow(context):
-        loaded = real(context)
-        worker.stop()
-        return loaded
-
-    slow.cache_clear = real.cache_clear
-    monkeypatch.setattr(worker, "_load", slow)
-    context = extraction._context(project, frozen.load(project.backbone), ExecutionParams(), 1)
-    with pytest.raises(Stopped):
-        worker._loaded(context)
-    monkeypatch.setattr(worker, "_load", real)
-    assert not worker._loaded(context).decoders.closed
-    assert counts(run(project)) == (23, 23, 0, 0)
-
-
 def test_extract__edited_dim__names_it_with_both_values(project):
     edit_record(project.backbone, lambda record: record.update(dim=767))
     with pytest.raises(IntegrityError, match="dim is 767, but its vectors have 768 values"):
@@ -703,7 +664,7 @@ def test_shards__any_number_of_images__are_whole_and_within_bounds(
     listed = catalog.opened(tmp_path / "images.parquet")
     missing = np.ones(images, bool)
     missing[::7] = images < 7
-    context = Context("/photos", "/raw", "f" * 64, "/store", "cpu", None, None, None, False)
+    context = Context("/photos", "/raw", "/store", "cpu", None, None, None, False, Terms("{}"))
     going = pace.Pace(int(missing.sum()), slots)
     shards = []
     for shard in extraction._shards(listed, missing, context, going):

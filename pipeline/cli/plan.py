@@ -115,7 +115,7 @@ def _cost(
         return planning.unknown_cost(images)
     if outlook and freeze in outlook.all:
         notes.append(f"{name}: will be frozen again; figures hold if that changes nothing; {exact}")
-    cost = planning.cost(images, places, project.params.execution)
+    cost = planning.cost(images, places, project.execution)
     if cost.new and cost.seconds is None:
         notes.append(
             f"{name}: seconds are not known: no run on these workers yet, or no image decodes"

@@ -1,0 +1,70 @@
+"""Where work runs: threads of this process, or the workers of a Dask cluster.
+
+work.py        what is done with a task, and what becomes of one whose worker ends
+here.py        threads of this process
+addresses.py   which scheduler is asked for, and which are refused
+scheduler.py   Dask: a cluster of one's own or an existing one; the only module that imports it
+crew.py        which worker does what: who is admitted, what is lost with one and done again
+"""
+
+import math
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import cgroups
+from pipeline.cluster.addresses import asked_for
+from pipeline.cluster.here import Threads
+from pipeline.cluster.work import Ready, Result, Seat, Task, Work
+from pipeline.params import ExecutionParams
+
+__all__ = ["Cluster", "Ready", "Seat", "Work", "cores", "is_here", "open_cluster"]
+
+
+class Cluster(Protocol):
+    """Something that runs tasks. ready: what it can do now, nothing before `run`; place: in words."""
+
+    @property
+    def ready(self) -> Ready: ...
+    @property
+    def place(self) -> str: ...
+
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
+        """Do each task; yields results as they come, some tasks in flight.
+
+        Raises what a task raises, and ClusterError where the cluster itself is lost. Tasks that
+        wait are cancelled, and running threads awaited, as the iterator is closed.
+        """
+
+
+def cores() -> int:
+    """How many CPU cores this process may use, by its affinity and its container's quota."""
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    allowed = cgroups.cores_allowed()
+    return there if allowed is None else max(1, min(there, math.ceil(allowed)))
+
+
+def is_here(execution: ExecutionParams) -> bool:
+    """Whether the work runs in this process."""
+    return not asked_for(execution) and execution.workers in ("auto", 0)
+
+
+@contextmanager
+def open_cluster(execution: ExecutionParams, *, report: Path | None = None) -> Iterator[Cluster]:
+    """The cluster that the `execution:` block, DASK_SCHEDULER_ADDRESS or a scheduler file asks for.
+
+    report: where Dask's performance report is written, if execution asks for one. Raises ConfigurationError where an address is refused,
+    ClusterError where no scheduler answers.
+    """
+    if is_here(execution):
+        yield Threads()
+        return
+    from pipeline.cluster import scheduler
+
+    wanted = report if execution.performance_report else None
+    with scheduler.connect(execution, cores=cores(), report=wanted) as crew:
+        yield crew

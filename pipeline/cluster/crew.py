@@ -1,0 +1,298 @@
+"""Which worker does what: who is admitted, what is lost with a worker, and what ended it.
+
+Each task goes to one worker by name, so that it is known which tasks a worker had when it ended.
+Those are done again; one that lost two workers is done alone on a worker, once there is nothing
+else to do, and parted until the part that ends its worker is as small as can be. So a poisonous
+task takes no other with it, and of a large one only the poisonous part is lost.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from pipeline.cluster.work import GO_ON, Ready, Result, Seat, Task, Work, together
+from pipeline.errors import ClusterError
+
+LOOK_SECONDS = 1.0
+"""How often it is looked which workers there are."""
+
+WAIT_SECONDS = 0.2
+"""The same while there is none that can work."""
+
+DEATHS = 2
+"""Workers that may end under a task before it is done alone, and alone before it is lost."""
+
+LOADING_DEATHS = 3
+"""Workers in a row that may end while they get ready, where none ever was."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: its value, its error, or that its worker ended."""
+
+    ticket: Hashable
+    value: Any = None
+    error: BaseException | None = None
+    died: bool = False
+
+
+@dataclass(frozen=True)
+class Hand:
+    """A worker as its scheduler knows it. threads: of its process."""
+
+    address: str
+    name: str
+    seat: Seat
+    threads: int
+
+    def __str__(self) -> str:
+        return self.address if self.name == self.address else f"{self.name} ({self.address})"
+
+
+class Hands(Protocol):
+    """The workers of a scheduler. Its methods raise ClusterError where it is lost."""
+
+    place: str
+
+    def here(self) -> dict[str, Hand]:
+        """The workers there are, by address."""
+
+    def call(self, address: str, function: Callable[[], Any]) -> Hashable:
+        """Have a worker call a function; a ticket for its outcome."""
+
+    def outcome(self, seconds: float) -> Outcome | None:
+        """What became of some call; None where none ended within so many seconds."""
+
+    def forget(self, ticket: Hashable) -> None:
+        """Have no outcome of a call."""
+
+
+@dataclass
+class Crew:
+    """A `pipeline.cluster.Cluster` of workers. patience: seconds without any before it is lost."""
+
+    hands: Hands
+    patience: float
+    ready: Ready = field(default_factory=lambda: Ready(0))
+    workers: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where, in words."""
+        return f"{self.workers} {self.hands.place}"
+
+    def run(self, work: Work[Task, Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
+        """See `pipeline.cluster.Cluster`."""
+        shift = _Shift(self, work, iter(tasks))
+        try:
+            yield from shift.results()
+        finally:
+            shift.end()
+
+
+@dataclass
+class _Job:
+    """A task. deaths: of workers that had it; alone: of those that had nothing else."""
+
+    task: Any
+    deaths: int = 0
+    alone: int = 0
+
+
+@dataclass
+class _Member:
+    """A worker at work. ready: None until it is; at: what it was given."""
+
+    hand: Hand
+    ticket: Hashable
+    ready: Ready | None = None
+    at: dict[Hashable, _Job] = field(default_factory=dict)
+    alone: bool = False
+
+    @property
+    def room(self) -> int:
+        """What it can be given, some ahead, so that it need not wait for the next."""
+        if self.ready is None or self.alone:
+            return 0
+        slots = self.ready.slots
+        return slots + 1 + slots // 4 - len(self.at)
+
+
+@dataclass
+class _Shift:
+    """One run of a crew."""
+
+    crew: Crew
+    work: Work[Any, Any]
+    tasks: Iterator[Any]
+    members: dict[str, _Member] = field(default_factory=dict)
+    refused: dict[str, BaseException] = field(default_factory=dict)
+    again: deque[_Job] = field(default_factory=deque)
+    suspects: deque[_Job] = field(default_factory=deque)
+    given_up: deque[Any] = field(default_factory=deque)
+    exhausted: bool = False
+    ever_ready: bool = False
+    loading_deaths: int = 0
+    looked: float = float("-inf")
+    last_seen: float = field(default_factory=time.monotonic)
+
+    def results(self) -> Iterator[Any]:
+        while True:
+            self._look()
+            self._give()
+            while self.given_up:
+                yield self.given_up.popleft()
+            if self._finished():
+                return
+            able = any(member.ready for member in self.members.values())
+            outcome = self.crew.hands.outcome(LOOK_SECONDS if able else WAIT_SECONDS)
+            if outcome is not None:
+                yield from self._settled(outcome)
+
+    def end(self) -> None:
+        """Forget what is in flight, and stop what runs in this process."""
+        for member in self.members.values():
+            for ticket in (*member.at, *([] if member.ready else [member.ticket])):
+                self.crew.hands.forget(ticket)
+        self.work.stop()
+
+    def _finished(self) -> bool:
+        waiting = self.again or self.suspects or any(each.at for each in self.members.values())
+        return self.exhausted and not waiting
+
+    def _look(self) -> None:
+        able = any(member.ready for member in self.members.values())
+        if time.monotonic() - self.looked < (LOOK_SECONDS if able else WAIT_SECONDS):
+            return
+        there = self.crew.hands.here()
+        for address in self.members.keys() - there.keys():
+            self._lose(self.members[address])
+        for address in self.refused.keys() - there.keys():
+            del self.refused[address]
+        for address in there.keys() - self.members.keys() - self.refused.keys():
+            hand = there[address]
+            ticket = self.crew.hands.call(address, partial(self.work.ready, hand.seat))
+            self.members[address] = _Member(hand, ticket)
+        self.looked = time.monotonic()
+        self._count()
+        self._give_up_where_none_is_left(there)
+
+    def _count(self) -> None:
+        able = [member.ready for member in self.members.values() if member.ready]
+        self.crew.ready, self.crew.workers = together(able), len(able)
+
+    def _give_up_where_none_is_left(self, there: dict[str, Hand]) -> None:
+        if self.refused and self.refused.keys() == there.keys():
+            raise next(iter(self.refused.values()))
+        if there.keys() - self.refused.keys():
+            self.last_seen = time.monotonic()
+        elif time.monotonic() - self.last_seen > self.crew.patience:
+            raise ClusterError(
+                f"no worker is left of {self.crew.hands.place} for {self.crew.patience:g} s; "
+                f"start some with 'dask worker', {GO_ON}"
+            )
+
+    def _give(self) -> None:
+        """Hand out what there is to do, one round after the other."""
+        given = True
+        while given:
+            given = False
+            for member in self.members.values():
+                if member.room > 0 and (job := self._next(member)):
+                    call = partial(self.work.do, job.task, member.hand.seat)
+                    member.at[self.crew.hands.call(member.hand.address, call)] = job
+                    given = True
+
+    def _next(self, member: _Member) -> _Job | None:
+        if self.again:
+            return self.again.popleft()
+        if not self.exhausted:
+            for task in self.tasks:
+                return _Job(task)
+            self.exhausted = True
+        if self.suspects and not member.at:
+            member.alone = True
+            return self.suspects.popleft()
+        return None
+
+    def _settled(self, outcome: Outcome) -> Iterator[Any]:
+        for member in self.members.values():
+            if not member.ready and outcome.ticket == member.ticket:
+                self._admit(member, outcome)
+                return
+            if outcome.ticket in member.at:
+                if outcome.died:
+                    self._lose(member)
+                    return
+                del member.at[outcome.ticket]
+                member.alone = False
+                if outcome.error is not None:
+                    raise outcome.error
+                yield outcome.value
+                return
+
+    def _admit(self, member: _Member, outcome: Outcome) -> None:
+        if outcome.died:
+            self._lose(member)
+        elif outcome.error is not None:
+            del self.members[member.hand.address]
+            self.refused[member.hand.address] = outcome.error
+            _say(f"worker {member.hand} is left out: {_words(outcome.error)}")
+            self.looked = float("-inf")
+        else:
+            slots = max(1, min(outcome.value.slots, member.hand.threads))
+            member.ready = replace(outcome.value, slots=slots)
+            self.ever_ready = True
+            self._count()
+
+    def _lose(self, member: _Member) -> None:
+        """A worker ended: what it had is done again, alone where that happened before."""
+        del self.members[member.hand.address]
+        for ticket in (*member.at, member.ticket):
+            self.crew.hands.forget(ticket)
+        if not member.ready:
+            self._lose_while_loading(member)
+            return
+        _say(f"worker {member.hand} was lost; what it was at is done again ({len(member.at)})")
+        for job in member.at.values():
+            job.deaths += 1
+            if member.alone:
+                self._accuse(job)
+            elif job.deaths >= DEATHS:
+                self.suspects.append(job)
+            else:
+                self.again.append(job)
+
+    def _lose_while_loading(self, member: _Member) -> None:
+        self.loading_deaths += 1
+        if self.loading_deaths >= LOADING_DEATHS and not self.ever_ready:
+            raise ClusterError(
+                f"{self.loading_deaths} workers ended while they loaded the backbone, the last was "
+                f"{member.hand}; look into their logs, memory is the likeliest cause; {GO_ON}"
+            )
+
+    def _accuse(self, job: _Job) -> None:
+        """It ended its worker with nothing else at hand."""
+        job.alone += 1
+        parts = self.work.part(job.task)
+        if parts:
+            self.suspects.extendleft(_Job(part) for part in reversed(parts))
+        elif job.alone < DEATHS:
+            self.suspects.appendleft(job)
+        else:
+            words = f"its worker ended {job.alone} times while nothing else was worked on"
+            self.given_up.append(self.work.lost(job.task, words))
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(text: str) -> None:
+    tqdm.write(f"headstart: {text}", file=sys.stderr)
