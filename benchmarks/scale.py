@@ -290,10 +290,10 @@ def main(verb: str, backbone: Path, store: Path, listed: Path, out: Path) -> Non
     known = catalog.opened(listed)
     missing = 0
     if verb == "list":
-        missing = sum(int(there.missing(some).sum()) for some in known.digests())
+        missing = sum(int(there.missing(some).sum()) for some in known.digests(there.rows_at_once))
     else:
         begun = time.perf_counter()
-        blocks = there.blocks(known.digests())
+        blocks = there.blocks(known.digests(there.rows_at_once))
         embeddings.write(out, record, known.digests(), blocks, rows=known.rows)
     took = {"seconds": time.perf_counter() - begun, "peak": peak_of("self"), "missing": missing}
     print(files.json_text(took))

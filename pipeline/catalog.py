@@ -14,10 +14,10 @@ from pipeline import dataset
 from pipeline.dataset import Digests
 from pipeline.errors import IntegrityError
 
-ROWS = 1 << 16
+ROWS = 1 << 14
 """Digests at a time."""
 
-_READ_ROWS = 1 << 13
+_READ_ROWS = 1 << 12
 """Rows read at a time: Arrow takes several times their size."""
 
 _DIGITS = 64
@@ -30,14 +30,14 @@ class Catalog:
     path: Path
     rows: int
 
-    def digests(self, *, but: Digests | None = None) -> Iterator[Digests]:
-        """The digests in order, S64, at most ROWS at a time; without those in `but`.
+    def digests(self, rows: int = ROWS, *, but: Digests | None = None) -> Iterator[Digests]:
+        """The digests in order, S64, about so many at a time; without those in `but`.
 
         Raises IntegrityError where the table is damaged.
         """
         left_out = np.sort(dataset.digests([]) if but is None else but)
         read = dataset.batches(self.path, ["sha256"], _READ_ROWS)
-        while batches := list(islice(read, ROWS // _READ_ROWS)):
+        while batches := list(islice(read, -(-rows // _READ_ROWS))):
             some = np.concatenate([_digests(self.path, batch.column(0)) for batch in batches])
             yield some[dataset.positions(left_out, some) < 0] if len(left_out) else some
 

@@ -116,7 +116,8 @@ def _missing(images: Catalog, store: Store, problems: list[Problem]) -> Array:
     """(N,) bool: which images are to be computed: no shard has them, and they did not fail."""
     failed = np.sort(_digests_of(problems))
     parts = [
-        store.missing(some) & (dataset.positions(failed, some) < 0) for some in images.digests()
+        store.missing(some) & (dataset.positions(failed, some) < 0)
+        for some in images.digests(store.rows_at_once)
     ]
     return np.concatenate(parts) if parts else np.empty(0, bool)
 
@@ -134,7 +135,7 @@ def _write(
         places.embeddings,
         backbone,
         images.digests(but=failed),
-        store.blocks(images.digests(but=failed)),
+        store.blocks(images.digests(store.rows_at_once, but=failed)),
         rows=images.rows - len(failed),
     )
     dataset.write_problems(places.problems, problems)

@@ -25,8 +25,9 @@ ENDING = ".index"
 SEGMENT_ROWS = 1 << 19
 """Rows of a segment; more begin another. It bounds what listing holds in memory: some 60 MB."""
 
-LOOKUP_ROWS = 1 << 16
-"""Images to look for at a time: each time every segment is asked, so that few would cost time."""
+LOOKUP_ROWS = 1 << 14
+LOOKUP_ROWS_A_SEGMENT = 1 << 10
+"""Images to look for at a time, at least and by the segments: each time every segment is asked."""
 
 _UNWRITTEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT}
 """Why an index is done without: the store may not be written, is full, or `store gc` took it."""
@@ -95,10 +96,15 @@ class Index:
         self._drop(list(self._segments))
         self._ranks, self._added = [], {}
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many images to look for at a time: more take memory, fewer time."""
+        return max(LOOKUP_ROWS, LOOKUP_ROWS_A_SEGMENT * len(self._segments))
+
     def find(self, wanted: Digests) -> tuple[Numbers, Numbers]:
         """For each image the rank of the first of the settled shards that has it, and the row.
 
-        wanted: (N,), at most LOOKUP_ROWS, for memory's sake; ABSENT where no shard has it.
+        wanted: (N,), best `rows_at_once`; ABSENT where no shard has it.
         Raises FileNotFoundError where another run has deleted what it had replaced.
         """
         digests = raw(wanted)

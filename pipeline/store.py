@@ -21,14 +21,14 @@ from pipeline.dataset import Digests
 from pipeline.errors import IntegrityError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
-from pipeline.index import LOOKUP_ROWS, Index
+from pipeline.index import Index
 from pipeline.segments import ABSENT
 from pipeline.shards import Layout
 
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 4 << 20
 """Vectors gathered at a time: a shard is opened once for each window that has rows of it."""
 
-SCATTERED = 4
+SCATTERED = 8
 """How many times larger a window is where most shards have rows in several: after many small runs."""
 
 _ROWS_OF_LOST = 1024
@@ -136,17 +136,22 @@ class Store:
         except FileNotFoundError:
             return []
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many images are looked for at a time."""
+        return self._index.rows_at_once
+
     def missing(self, wanted: Digests) -> Array:
         """(N,) bool: which of `wanted` no seen shard has. Raises LostRowsError."""
         missing = np.ones(len(wanted), bool)
         with self._keeping_folder():
-            for start in range(0, len(wanted), LOOKUP_ROWS):
-                some = slice(start, start + LOOKUP_ROWS)
+            for start in range(0, len(wanted), self.rows_at_once):
+                some = slice(start, start + self.rows_at_once)
                 missing[some] = self._index.find(wanted[some])[0] == ABSENT
         return missing
 
     def blocks(self, wanted: Iterable[Digests]) -> Iterator[Array]:
-        """The vectors of `wanted`, in its order, some megabytes at a time.
+        """The vectors of `wanted`, in its order, some megabytes at a time. See `rows_at_once`.
 
         Where several shards hold an image, the one whose name sorts first is taken. Every shard
         that is read is checked, once. Raises LostRowsError where an image is in none or in a
@@ -154,11 +159,10 @@ class Store:
         """
         whole = True
         for digests in wanted:
-            for start in range(0, len(digests), LOOKUP_ROWS):
-                for block in self._gathered(digests[start : start + LOOKUP_ROWS]):
-                    whole = whole and block is not None
-                    if block is not None and whole:
-                        yield block
+            for block in self._gathered(digests):
+                whole = whole and block is not None
+                if block is not None and whole:
+                    yield block
         if not whole:
             raise self._lost()
 
@@ -186,8 +190,7 @@ class Store:
     def _gather(self, rank: Array, row: Array, wanted: Digests) -> Array | None:
         order = np.argsort(rank, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(rank[order])) + 1)
-        out: Array | None = None
-        whole = True
+        out, whole = None, True
         for mine in parts:
             taken = self._take(self._shards[rank[mine[0]]], row[mine], wanted[mine])
             if taken is None:

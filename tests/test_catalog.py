@@ -14,9 +14,8 @@ from pipeline.errors import IntegrityError
 
 @pytest.fixture
 def images(tmp_path, monkeypatch) -> Images:
-    """100 images, listed in tmp_path; 16 are read and 32 given at a time."""
+    """100 images, listed in tmp_path; 16 are read at a time."""
     monkeypatch.setattr(catalog, "_READ_ROWS", 16)
-    monkeypatch.setattr(catalog, "ROWS", 32)
     names = sorted(hashlib.sha256(str(number).encode()).hexdigest() for number in range(100))
     paths = tuple(f"é{number}/a b.png" for number in range(100))
     listed = Images(dataset.digests(names), paths, (1,) * 100)
@@ -27,7 +26,7 @@ def images(tmp_path, monkeypatch) -> Images:
 def test_digests__streamed__are_all_in_order(images, tmp_path):
     opened = catalog.opened(tmp_path / "images.parquet")
     assert opened.rows == 100
-    parts = list(opened.digests())
+    parts = list(opened.digests(32))
     assert [len(part) for part in parts] == [32, 32, 32, 4]
     assert {part.dtype.str for part in parts} == {"|S64"}
     np.testing.assert_array_equal(np.concatenate(parts), images.sha256)

@@ -164,6 +164,23 @@ def test_find__any_shards_in_any_segments__agrees_with_a_plain_search(tmp_path, 
     assert len(segments_in(tmp_path)) <= 2 * total / limit + 1
 
 
+def test_missing__many_segments__looks_for_more_images_at_a_time(tmp_path, monkeypatch):
+    """So that the looks into segments grow with the images, not with their square."""
+    monkeypatch.setattr(index, "SEGMENT_ROWS", 10)
+    monkeypatch.setattr(index, "LOOKUP_ROWS", 7)
+    monkeypatch.setattr(index, "LOOKUP_ROWS_A_SEGMENT", 2)
+    store = Store(tmp_path, FINGERPRINT)
+    for start in range(0, 200, 10):
+        put_named(store, np.arange(start, start + 10))
+        assert store.rows_at_once == max(7, 2 * start // 10)
+        store.refresh()
+    asked, real = [], segments.match
+    monkeypatch.setattr(segments, "match", lambda *one: asked.append(len(one[2])) or real(*one))
+    assert store.missing(named(*range(220))).tolist() == [False] * 200 + [True] * 20
+    assert len(asked) == 20 * 6
+    assert max(asked) == 40
+
+
 def put_named(store: Store, numbers: np.ndarray) -> Path:
     return store.put(named(*numbers), vectors(*numbers))
 
