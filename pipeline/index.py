@@ -22,11 +22,11 @@ from pipeline.segments import ABSENT, Numbers, Raw, Segment, keys_of, raw
 
 ENDING = ".index"
 
-SEGMENT_ROWS = 1 << 19
-"""Rows of a segment; more begin another. It bounds what listing holds in memory: some 60 MB."""
+SEGMENT_ROWS = 1 << 17
+"""Rows of a segment; more begin another. It bounds what listing holds in memory: some 15 MB."""
 
 LOOKUP_ROWS = 1 << 14
-LOOKUP_ROWS_A_SEGMENT = 1 << 10
+LOOKUP_ROWS_A_SEGMENT = 1 << 8
 """Images to look for at a time, at least and by the segments: each time every segment is asked."""
 
 _UNWRITTEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT}

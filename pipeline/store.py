@@ -28,8 +28,8 @@ from pipeline.shards import Layout
 WINDOW_BYTES = 4 << 20
 """Vectors gathered at a time: a shard is opened once for each window that has rows of it."""
 
-SCATTERED = 8
-"""How many times larger a window is where most shards have rows in several: after many small runs."""
+SCATTERED, FEW = 8, 32
+"""How many times larger a window is where an opened shard has fewer rows for it, on average."""
 
 _ROWS_OF_LOST = 1024
 _ATTEMPTS = 10
@@ -185,7 +185,7 @@ class Store:
         step = max(1, WINDOW_BYTES // self._checked[name].row_bytes)
         windows = [rank[start : start + step] for start in range(0, len(rank), step)]
         opened = sum(len(np.unique(window)) for window in windows)
-        return SCATTERED * step if opened > 2 * len(np.unique(rank)) else step
+        return SCATTERED * step if FEW * opened > len(rank) else step
 
     def _gather(self, rank: Array, row: Array, wanted: Digests) -> Array | None:
         order = np.argsort(rank, kind="stable")

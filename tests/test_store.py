@@ -338,6 +338,7 @@ def test_blocks__rows_of_most_shards_in_every_window__take_larger_windows(
     """So that each shard is opened fewer times."""
     monkeypatch.setattr(store_module, "WINDOW_BYTES", 5 * 6 * 2)
     monkeypatch.setattr(store_module, "SCATTERED", 4)
+    monkeypatch.setattr(store_module, "FEW", 3)
     store = Store(tmp_path, FINGERPRINT)
     order = np.random.default_rng(0).permutation(40) if scattered else np.arange(40)
     for start in range(0, 40, 10):
