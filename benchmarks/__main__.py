@@ -26,6 +26,7 @@ from benchmarks import (
     rivals,
     scale,
     table,
+    workers,
 )
 from benchmarks.desk import FULL, QUICK, Desk
 from benchmarks.table import Row
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "reading": reading.measure,
     "memory": memory.measure,
     "scale": scale.measure,
+    "workers": workers.measure,
 }
 SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
 """Packages whose versions stand with the results."""

@@ -17,7 +17,7 @@ from benchmarks.measuring import rate
 from pipeline import frozen
 from pipeline.cluster import cores
 from pipeline.images import Preprocessing, preprocess
-from pipeline.runtimes.onnx import open_session
+from pipeline.runtimes.sessions import open_session
 
 CORES = cores()
 BATCHES = (1, 2, 4, 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.cluster import Cluster, cores, is_here, open_cluster
+from pipeline.cluster import Cluster, Work, cores, is_here, open_cluster
 from pipeline.dataset import Problem
 from pipeline.errors import DeviceMemoryError
 from pipeline.pace import Pace, verdict
@@ -19,6 +19,8 @@ from pipeline.worker import PHASES, Context, Shard, ShardResult, work
 Shards = Callable[[Context, Pace], Iterator[Shard]]
 """Lists what is missing now, in shards of the size that the pace tells."""
 
+Doing = Callable[[Context], Work[Shard, ShardResult]]
+
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -26,12 +28,14 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 class Tally:
     """What came of the shards. began: when the first image was read, a time.time().
 
-    phases: seconds summed over the slots; problems: by digest, since a shard may be done twice.
+    phases: seconds summed over the slots; busy: that GPUs had work, summed over them; problems: by
+    digest, since a shard may be done twice.
     """
 
     began: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "wait"), 0.0))
     problems: dict[str, Problem] = field(default_factory=dict)
+    busy: float = 0.0
     verdict: str = ""
 
     def add(self, result: ShardResult, *, here: bool) -> None:
@@ -40,6 +44,7 @@ class Tally:
         self.began = min(self.began or began, began)
         for phase, seconds in result.seconds.items():
             self.phases[phase] += seconds
+        self.busy += result.busy
         for problem in result.problems:
             self.problems[problem.sha256] = problem
 
@@ -51,8 +56,11 @@ def compute(
     *,
     total: int,
     report: Path | None = None,
+    doing: Doing = work,
 ) -> Tally:
     """Embed what is missing, `total` images; see `open_cluster` for report.
+
+    doing: what is done with a shard.
 
     Where a GPU's memory does not suffice, what remains is done with half the batch. Raises what
     a worker raises, and ClusterError.
@@ -61,7 +69,7 @@ def compute(
     with open_cluster(execution, report=report) as cluster:
         while True:
             try:
-                for result in _watched(cluster, shards(context, pace), context, pace):
+                for result in _watched(cluster, shards(context, pace), doing(context), pace):
                     tally.add(result, here=here)
                 break
             except DeviceMemoryError as error:
@@ -69,7 +77,15 @@ def compute(
         ready = cluster.ready
     worked = sum(tally.phases.values())
     tally.phases["wait"] = max(0.0, pace.slot_seconds - worked)
-    tally.verdict = verdict(tally.phases, cores=cores(), slots=ready.slots, here=here)
+    tally.verdict = verdict(
+        tally.phases,
+        cores=cores(),
+        slots=ready.slots,
+        here=here,
+        gpus=0 if ready.device == "cpu" else ready.devices,
+        busy=tally.busy,
+        seconds=pace.slot_seconds / max(1, ready.slots),
+    )
     return tally
 
 
@@ -83,7 +99,7 @@ def _halved(context: Context, error: DeviceMemoryError) -> Context:
 
 
 def _watched(
-    cluster: Cluster, shards: Iterator[Shard], context: Context, pace: Pace
+    cluster: Cluster, shards: Iterator[Shard], work: Work[Shard, ShardResult], pace: Pace
 ) -> Iterator[ShardResult]:
     """The results as they come, with a progress bar on a terminal."""
 
@@ -93,7 +109,7 @@ def _watched(
 
     with (
         tqdm(total=pace.total, disable=None, initial=pace.done, bar_format=_BAR) as bar,
-        closing(cluster.run(work(context), paced())) as results,
+        closing(cluster.run(work, paced())) as results,
     ):
         for result in results:
             images = result.computed + len(result.problems)

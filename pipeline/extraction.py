@@ -27,8 +27,8 @@ from pipeline.worker import Context, Shard
 SAMPLED = 100
 """Missing images among which some are looked for that a worker must have as well."""
 
-MEASURED = 2000
-"""Images from which on it pays to look for the fastest way to run the backbone."""
+MEASURED = {"cpu": 2000, "cuda": 50_000}
+"""By device, images from which on it pays to look for the fastest way to run the backbone."""
 
 ROUNDS = 3
 """How often the file is begun where rows turn out damaged or gone as it is written."""
@@ -165,7 +165,7 @@ def _context(
         threads=_number(execution.threads) if is_here(execution) else None,
         sessions=_number(execution.sessions),
         batch_size=_number(execution.batch_size),
-        measure=int(missing.sum()) >= MEASURED,
+        measure=tuple(name for name, least in MEASURED.items() if missing.sum() >= least),
         terms=_terms(places, backbone, execution, images, missing),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import admission, dataset, frozen, runtimes
+from pipeline import admission, dataset, frozen, gpus, runtimes
 from pipeline.admission import Terms
 from pipeline.cluster import Ready, Seat, Work, cores
 from pipeline.dataset import Problem
@@ -18,6 +18,7 @@ from pipeline.decoding import Batch, Decoders, Stopped
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
+from pipeline.pace import Busy
 from pipeline.store import Store
 from pipeline.tuning import Tuned, Wish, tune
 
@@ -39,8 +40,8 @@ class Context:
     """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
 
     threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
-    measure: whether looking for the fastest way to run the backbone pays; terms: on which another
-    process than the run's own is admitted.
+    measure: devices on which looking for the fastest way to run the backbone pays; terms: on which
+    another process than the run's own is admitted.
     """
 
     root: str
@@ -50,7 +51,7 @@ class Context:
     threads: int | None
     sessions: int | None
     batch_size: int | None
-    measure: bool
+    measure: tuple[str, ...]
     terms: Terms
 
 
@@ -66,7 +67,8 @@ class Shard:
 class ShardResult:
     """Counts only; the vectors are in the store.
 
-    seconds: by phase; took: of all; started: when its first image was asked for, a time.time().
+    seconds: by phase; took: of all; started: when its first image was asked for, a time.time();
+    busy: seconds that GPUs had work since the last result of the same process.
     """
 
     computed: int
@@ -74,6 +76,7 @@ class ShardResult:
     seconds: dict[str, float]
     took: float
     started: float
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class _Loaded:
     backbone: FrozenBackbone
     decoders: Decoders
     tuned: Tuned
+    busy: Busy
 
 
 def work(context: Context) -> Work[Shard, ShardResult]:
@@ -101,7 +105,7 @@ def ready(context: Context, seat: Seat) -> Ready:
     store = Store(Path(context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.tuned.probe)
     setting, runtime = loaded.tuned.setting, loaded.tuned.runtime
-    return Ready(setting.threads, setting.batch_size, runtime.device)
+    return Ready(setting.threads, setting.batch_size, runtime.device, max(1, len(runtime.gpus)))
 
 
 def parts(shard: Shard) -> list[Shard]:
@@ -136,7 +140,8 @@ def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
         seconds["decode"] += batch.decode
         if batch.sha256:
             begun = time.perf_counter()
-            embedded = loaded.tuned.runtime.embed(batch.pixels)
+            with loaded.busy:
+                embedded = loaded.tuned.runtime.embed(batch.pixels)
             vectors.append(_stored(embedded, loaded.backbone, batch.sha256))
             names += batch.sha256
             seconds["forward"] += time.perf_counter() - begun
@@ -145,7 +150,8 @@ def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
         store.put(dataset.digests(names), np.concatenate(vectors))
         seconds["write"] += time.perf_counter() - begun
     took = time.perf_counter() - entered
-    return ShardResult(len(names), tuple(problems), seconds, took, started)
+    busy = loaded.busy.take()
+    return ShardResult(len(names), tuple(problems), seconds, took, started, busy)
 
 
 def _decoded(shard: Shard, loaded: _Loaded) -> Iterator[Batch]:
@@ -211,14 +217,23 @@ def _load(context: Context, seat: Seat) -> _Loaded:
     with _opening:
         _open.add(decoders)
     decoders.start(wish.threads or wish.cores)  # they get ready while the backbone is loaded
-    runtime = runtimes.load(backbone, device=context.device)
+    own = None if seat.gpu is None else (seat.gpu % max(1, gpus.count()),)
+    runtime = runtimes.load(backbone, device=context.device, gpus=own)
     decoders.wait_until_ready()  # or their start would be in what is measured
     pixels = frozen.probe_pixels(backbone.preprocessing)
     memory = Store(Path(context.store), backbone.fingerprint).folder
-    tuned = tune(runtime, pixels, wish=wish, memory=memory, measure=context.measure)
+    alike = seat.threads is None or runtime.device == "cpu"  # or each GPU's batch would be its own
+    tuned = tune(
+        runtime,
+        pixels,
+        wish=wish,
+        memory=memory,
+        measure=alike and runtime.device in context.measure,
+        precision=str(backbone.fields["precision"]),
+    )
     if not np.isfinite(tuned.probe).all():
         raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
-    return _Loaded(backbone, decoders, tuned)
+    return _Loaded(backbone, decoders, tuned, Busy(max(1, len(runtime.gpus))))
 
 
 def stop() -> None:

@@ -5,21 +5,23 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import files
 from pipeline.cli import doctor
-from pipeline.cli.doctor import commands, finding
+from pipeline.cli.doctor import commands, finding, providers
 from pipeline.cli.doctor.finding import Finding, Place
+from pipeline.cli.doctor.trial import TrialError
 from pipeline.errors import InputError
 from tests.conftest import ROOT
 from tests.doctor_desk import Desk, Said, desk, installed_as  # noqa: F401 - a fixture
+from tests.driver import build
 from tests.frozen_fixtures import pixels  # noqa: F401 - a fixture
 
 MACHINE = {"settings", "versions", "libraries", "providers", "torch", "disk", "memory", "cores",
@@ -184,24 +186,84 @@ def test_providers__no_gpu_and_device_auto__says_that_the_cpu_is_used(desk):
 def test_providers__driver_that_sees_a_gpu_that_does_not_run__is_told_with_its_reason(
     desk, tmp_path
 ):
-    """A driver that counts one GPU and can do nothing else: onnxruntime falls to the CPU."""
+    """A driver that names a GPU and computes nothing: onnxruntime falls to the CPU."""
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no CUDA")
-    if not shutil.which("gcc"):
-        pytest.skip("no gcc to build a driver with")
-    source = tmp_path / "driver.c"
-    source.write_text(
-        "int cuInit(unsigned f) { return 0; }\nint cuDeviceGetCount(int *n) { *n = 1; return 0; }\n"
-    )
-    driver = tmp_path / "libcuda.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", driver, source], check=True)
+    shutil.copy(build(tmp_path, visible=1), tmp_path / "libcuda.so.1")
     env = {"LD_LIBRARY_PATH": str(tmp_path)}
     said = desk.doctor("providers", env=env)
-    said.told("error", "is built in and a GPU is there, but did not start: ", code=2)
+    said.told("error", "did not start on GPU 0 (Test GPU 0, 80 GB): ", code=2)
     assert "CPUExecutionProvider" in said.findings[0].text
     desk.project.edit(lambda p: p["execution"].update(device="cpu"))
     desk.doctor("providers", env=env).told("warning", "; not used")
+
+
+SEEN = {"version": "1.31", "cuda": True, "gpus": [], "others": [], "right": True}
+TWO = ["GPU 0 (A, 80 GB)", "GPU 1 (B, 24 GB)"]
+
+
+def as_if(monkeypatch, **trials) -> None:
+    """Trials see this, by name, instead of what is here."""
+
+    def attempt(name):
+        if isinstance(trials[name], str):
+            raise TrialError(trials[name])
+        return trials[name]
+
+    monkeypatch.setattr(providers, "attempt", attempt)
+
+
+def test_providers__two_gpus__are_told_each_with_its_name_and_whether_it_ran(desk, monkeypatch):
+    as_if(monkeypatch, cpu={**SEEN, "gpus": TWO}, cuda={"right": [True, False]})
+    said = desk.here("providers")
+    assert "CUDAExecutionProvider computes a small model wrongly" in said.bad.text
+    assert said.bad.text.startswith(TWO[1])
+    assert said.findings[1].text == (
+        f"{TWO[0]}: CUDAExecutionProvider ran a small model (execution.device: auto)"
+    )
+
+
+def test_providers__gpu_and_an_onnxruntime_without_cuda__is_a_warning_with_the_package(
+    desk, monkeypatch
+):
+    monkeypatch.setattr(providers, "_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(providers, "_wanted", lambda: "onnxruntime-gpu")
+    as_if(monkeypatch, cpu={**SEEN, "cuda": False, "gpus": TWO[:1]})
+    fix = desk.here("providers").told("warning", f"{TWO[0]}: not used", "has no CUDA")
+    assert fix.endswith("pip install onnxruntime-gpu")
+    assert "uninstall -y onnxruntime &&" in fix
+    desk.project.edit(lambda p: p["execution"].update(device="cpu"))
+    said = desk.here("providers")
+    said.all_right()
+    assert said.findings[1].text.startswith(f"{TWO[0]}: the installed onnxruntime has no CUDA")
+
+
+def test_torch__backbone_that_it_runs__tells_whether_it_sees_the_gpu(desk, monkeypatch):
+    params = SimpleNamespace(
+        run=SimpleNamespace(backbones=["big", "raw"]),
+        backbones={"big": SimpleNamespace(runtime="torch"), "raw": SimpleNamespace(runtime="onnx")},
+        execution=SimpleNamespace(device="auto"),
+    )
+    place = Place(desk.folder, SimpleNamespace(params=params))
+    seen = {"torch": "2.15", "torchvision": "0.29", "cuda": True, "gpus": ["A"], "driver": 1}
+
+    def told(device, **changes):
+        params.execution.device = device
+        as_if(monkeypatch, torch={**seen, **changes})
+        (found,) = providers.torch(place)
+        return found.level, found.text
+
+    none = {"cuda": False, "gpus": []}
+    level, text = told("auto")
+    assert (level, text.endswith("it sees A, and runs big")) == ("ok", True)
+    assert told("cuda", **none)[0] == "error"
+    level, text = told("auto", **none)
+    assert (level, "none of the 1 GPUs" in text) == ("warning", True)
+    assert told("auto", **none, driver=0)[0] == told("cpu", **none)[0] == "ok"
+    params.backbones["big"].runtime = "onnx"
+    level, text = told("cuda", **none)
+    assert (level, "used for freezing alone" in text) == ("ok", True)
 
 
 @pytest.mark.parametrize(

@@ -664,7 +664,7 @@ def test_shards__any_number_of_images__are_whole_and_within_bounds(
     listed = catalog.opened(tmp_path / "images.parquet")
     missing = np.ones(images, bool)
     missing[::7] = images < 7
-    context = Context("/photos", "/raw", "/store", "cpu", None, None, None, False, Terms("{}"))
+    context = Context("/photos", "/raw", "/store", "cpu", None, None, None, (), Terms("{}"))
     going = pace.Pace(int(missing.sum()), slots)
     shards = []
     for shard in extraction._shards(listed, missing, context, going):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline import pace
-from pipeline.pace import Pace, verdict
+from pipeline.pace import Busy, Pace, verdict
 
 
 def simulate(total: int, slots: int, seconds: float, *, spread: float = 0.0) -> dict:
@@ -44,7 +44,8 @@ def whole_left(going: Pace, now: float) -> float:
 def test_shard_size__any_speed__all_slots_end_together(total, slots, seconds):
     run = simulate(total, slots, seconds, spread=0.3)
     ideal = total * seconds / slots
-    assert run["end"] <= 1.03 * ideal + 2 * pace.LEAST * seconds
+    last = max(2 * pace.LEAST * seconds, 1.3 * pace.SLOT_SECONDS * slots)  # the smallest shards
+    assert run["end"] <= 1.03 * ideal + last
     longest = max(pace.SHARD_SECONDS * 1.3, pace.LEAST * seconds * 1.3)
     assert max(run["sizes"][2 * slots :], default=0) * seconds <= longest
 
@@ -101,3 +102,102 @@ def test_verdict__whatever_takes_most__names_it_and_what_helps(seconds, slots, h
 
 def test_verdict__nothing_measured__is_silent():
     assert verdict(phases(), cores=2, slots=2, here=True) == ""
+
+
+def on_gpus(gpus: int = 1, *, busy: float, slots: int = 4, cores: int = 4, **seconds) -> str:
+    """Of a run of 100 seconds."""
+    return verdict(
+        phases(**seconds), cores=cores, slots=slots, here=True, gpus=gpus, busy=busy, seconds=100
+    )
+
+
+def test_verdict__gpu_that_waits_for_decoding__says_how_long_and_what_helps():
+    said = on_gpus(busy=40, decode=390, forward=45, read=10)
+    assert said == (
+        "decode-bound: the GPU waited 60% of the time; more execution.threads or CPU cores, or "
+        "smaller copies of the images, bring more"
+    )
+    said = on_gpus(busy=40, decode=190, forward=45, slots=2)
+    assert said.endswith("; more execution.threads, or smaller copies of the images, bring more")
+
+
+def test_verdict__gpu_that_is_always_at_work__says_that_another_brings_more():
+    assert on_gpus(busy=96, decode=160, forward=380) == (
+        "forward-bound: the GPU had work 96% of the time, the decoders 40%; a second GPU brings more"
+    )
+    said = on_gpus(2, busy=190, decode=380, forward=390)
+    assert said == (
+        "forward-bound: the 2 GPUs had work 95% of the time, the decoders 95%; another GPU brings "
+        "more only with more execution.threads"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bound", "advice"),
+    [
+        ({"read": 300, "decode": 90}, "read-bound", "faster disk for the images"),
+        ({"write": 300, "decode": 90}, "write-bound", "faster disk for the store"),
+        ({"decode": 50, "read": 20, "wait": 300}, "waiting for work", "too few images"),
+    ],
+)
+def test_verdict__gpu_that_waits_for_something_else__names_it(seconds, bound, advice):
+    said = on_gpus(busy=30, forward=40, **seconds)
+    assert said.startswith(f"{bound}: the GPU waited 70% of the time; ")
+    assert advice in said
+    assert "\n" not in said
+
+
+def test_verdict__phases_that_overlap__are_shares_of_the_runs_time_not_of_their_sum():
+    """On a GPU a slot decodes its next batch while this one is embedded."""
+    overlapping = {"decode": 400, "forward": 400}
+    assert "the GPU had work 95%" in on_gpus(busy=95, **overlapping)
+    assert on_gpus(busy=95, **overlapping).startswith("forward-bound")
+
+
+def test_verdict__busy_time_not_known__takes_what_callers_spent_in_the_backbone():
+    said = verdict(phases(forward=95, decode=20), cores=2, slots=1, here=True, gpus=1, seconds=100)
+    assert said.startswith("forward-bound: the GPU had work 95%")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, in a list."""
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(1, 5.0), (2, 7.0), (3, 8.0)])
+def test_busy__callers_that_overlap__count_as_many_devices_as_have_work(clock, devices, expected):
+    busy = Busy(devices)
+    with busy:  # one caller from 0 to 4
+        clock[0] = 1.0
+        with busy:  # another from 1 to 3
+            clock[0] = 2.0
+            with busy:  # a third from 2 to 3
+                clock[0] = 3.0
+        clock[0] = 4.0
+    clock[0] = 10.0
+    with busy:
+        clock[0] = 11.0
+    assert busy.take() == expected
+
+
+def test_busy__taken_now_and_then__adds_up_and_counts_nothing_twice(clock):
+    busy = Busy()
+    with busy:
+        clock[0] = 2.0
+        assert busy.take() == 2.0
+        clock[0] = 5.0
+    clock[0] = 7.0
+    assert busy.take() == 3.0
+    assert busy.take() == 0.0
+
+
+def test_busy__caller_that_raises__has_left(clock):
+    busy = Busy()
+    with pytest.raises(ValueError), busy:
+        clock[0] = 1.0
+        raise ValueError
+    clock[0] = 9.0
+    assert busy.take() == 1.0

@@ -10,12 +10,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline import files, frozen, runtimes
+from pipeline import files, frozen, gpus, runtimes
 from pipeline.errors import ConfigurationError, HeadstartError
-from pipeline.runtimes import Setting
+from pipeline.runtimes import Setting, sessions
 from pipeline.runtimes import onnx as onnx_runtime
-from pipeline.runtimes.onnx import BATCH, OnnxRuntime
-from pipeline.tuning import Wish, tune
+from pipeline.runtimes.onnx import OnnxRuntime
 from tests.frozen_fixtures import edit_record, pixels
 
 __all__ = ["pixels"]
@@ -75,39 +74,73 @@ def test_load__unknown_runtime__names_the_near_miss_and_the_folder(pixels, tmp_p
     one_line(error.value, "unknown runtime 'onxx'; did you mean 'onnx'?", str(folder))
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A machine with two GPUs and an onnxruntime that has CUDA, as far as both tell."""
+    monkeypatch.setattr(gpus, "count", lambda: 2)
+    monkeypatch.setattr(sessions, "has_cuda", lambda: True)
+
+
 def test_load__cuda_where_no_gpu_is__is_one_line(pixels, monkeypatch, capfd):
-    monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: False)
+    monkeypatch.setattr(gpus, "count", lambda: 0)
     with pytest.raises(ConfigurationError) as error:
         runtimes.load(frozen.load(pixels), device="cuda")
     one_line(error.value, "execution.device is cuda", "write device: cpu")
+    assert runtimes.load(frozen.load(pixels), device="auto").device == "cpu"
     assert capfd.readouterr() == ("", "")  # onnxruntime would fill a screen
 
 
-def test_load__cuda_that_onnxruntime_was_not_built_for__is_one_line(pixels, monkeypatch):
-    monkeypatch.setattr(onnx_runtime, "gpu_present", lambda: True)
+def test_load__cuda_that_onnxruntime_was_not_built_for__is_one_line(pixels, monkeypatch, capfd):
+    monkeypatch.setattr(gpus, "count", lambda: 1)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ConfigurationError) as error:
         runtimes.load(frozen.load(pixels), device="cuda")
     one_line(error.value, "the installed onnxruntime has no CUDA")
+    assert capfd.readouterr().err == ""
     runtime = runtimes.load(frozen.load(pixels), device="auto")
     assert runtime.device == "cpu"
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert "GPU 0 is not used, the installed onnxruntime has no CUDA; 'headstart doctor'" in told
+    runtimes.load(frozen.load(pixels), device="cpu")
+    assert capfd.readouterr().err == ""
 
 
-def test_load__provider_that_falls_back_silently__is_refused(pixels, monkeypatch):
+class FallsBack:
+    """A session that runs on the CPU, whatever was asked for."""
+
+    def __init__(self, *_, **__) -> None:
+        pass
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_load__provider_that_falls_back_silently__is_refused(pixels, two_gpus, monkeypatch, device):
     """onnxruntime itself goes on, on the CPU, with a line in its log."""
-
-    class FallsBack:
-        def __init__(self, *_, **__) -> None:
-            pass
-
-        def get_providers(self) -> list[str]:
-            return ["CPUExecutionProvider"]
-
-    monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallsBack)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    with pytest.raises(ConfigurationError) as error:
+        runtimes.load(frozen.load(pixels), device=device)
+    one_line(error.value, "CUDAExecutionProvider does not run here", "write device: cpu")
+
+
+def test_load__real_session_where_cuda_cannot_start__is_refused(pixels, two_gpus):
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has no CUDA")
+    if gpus._count(gpus._driver()):
+        pytest.skip("a GPU is here, so CUDA can start")
     with pytest.raises(ConfigurationError, match="CUDAExecutionProvider does not run here"):
-        runtimes.load(frozen.load(pixels), device="cuda")
+        runtimes.load(frozen.load(pixels), device="auto")
+
+
+@pytest.mark.parametrize("asked", [(2,), (0, 5), (-1,), ()])
+def test_load__gpu_that_is_not_there__is_one_line(pixels, two_gpus, asked):
+    with pytest.raises(ConfigurationError) as error:
+        runtimes.load(frozen.load(pixels), device="cuda", gpus=asked)
+    one_line(error.value, ", ".join(map(str, asked)) or "none", "2 are seen", "device: cpu")
+    assert runtimes.load(frozen.load(pixels), device="cpu", gpus=asked).gpus == ()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
@@ -141,35 +174,6 @@ def test_embed__several_threads_at_once__change_no_bit(averaging):
             assert got.tobytes() == expected.tobytes()
 
 
-class Recording:
-    """A session that keeps the shapes it was called with."""
-
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-
-    def run(self, _, inputs):
-        self.counts.append(len(inputs["images"]))
-        return [inputs["images"].reshape(len(inputs["images"]), -1).astype(np.float32)]
-
-
-@pytest.mark.parametrize(("asked", "step"), [(None, BATCH["cuda"]), (8, 8)])
-def test_embed__on_a_gpu__keeps_one_batch_shape(pixels, monkeypatch, tmp_path, asked, step):
-    session = Recording()
-    monkeypatch.setattr(onnx_runtime, "_device", lambda _: "cuda")
-    monkeypatch.setattr(onnx_runtime, "open_session", lambda *_: session)
-    loaded = OnnxRuntime.load(frozen.load(pixels), "cuda")
-    wish = Wish(cores=2, batch_size=asked)
-    runtime = tune(loaded, images(3), wish=wish, memory=tmp_path, measure=True).runtime
-    session.counts.clear()
-    assert list(tmp_path.iterdir()) == []
-    assert runtime.batch_size == step
-    for count in (1, step - 1, step, 2 * step + 3):
-        given = images(count)
-        vectors = runtime.embed(given)
-        np.testing.assert_array_equal(vectors, given.reshape(count, -1))
-    assert set(session.counts) == {step}
-
-
 def test_session__on_the_cpu__is_one_thread_that_callers_share(pixels, monkeypatch):
     seen = {}
 
@@ -181,7 +185,7 @@ def test_session__on_the_cpu__is_one_thread_that_callers_share(pixels, monkeypat
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    OnnxRuntime.load(frozen.load(pixels), "cpu")
+    OnnxRuntime.load(frozen.load(pixels).model)
     assert seen == {"threads": 1, "providers": [("CPUExecutionProvider", {})]}
 
 

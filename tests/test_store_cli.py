@@ -146,7 +146,9 @@ def edit_use(path: Path, **values: str) -> Path:
 
 @pytest.fixture
 def desk(pixels, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(extraction, "MEASURED", 1)  # so that a note on the speed lies there too
+    monkeypatch.setattr(
+        extraction, "MEASURED", {"cpu": 1}
+    )  # so that a note on the speed lies there too
     monkeypatch.setattr(pace, "LEAST", 5)
     monkeypatch.setattr(pace, "MOST", 5)
     monkeypatch.setenv("HEADSTART_STORE", str(tmp_path / "store"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import frozen, runtimes, tuning
+from pipeline import frozen, runtimes
 from pipeline.runtimes import Setting
-from pipeline.tuning import Wish, tune
+from pipeline.tuning import Wish, choice, on_cpu, tune
 from tests.frozen_fixtures import pixels
 from tests.test_runtimes import averaging
 
@@ -43,7 +43,7 @@ class Sleeper:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """However slow the machine, every way is tried."""
-    monkeypatch.setattr(tuning, "PATIENCE", 60.0)
+    monkeypatch.setattr(on_cpu, "PATIENCE", 60.0)
 
 
 def tuned(runtime, memory, *, measure=True, **wish):
@@ -112,13 +112,13 @@ def test_tune__other_machine_library_or_wish__has_a_note_of_its_own(tmp_path, mo
     tuned(Sleeper(FAST_TWO), tmp_path)
     tuned(Sleeper(FAST_TWO, version="2"), tmp_path)
     tuned(Sleeper(FAST_TWO), tmp_path, threads=2)
-    monkeypatch.setattr(tuning, "_processor", lambda: "another")
+    monkeypatch.setattr(choice, "processor", lambda: "another")
     tuned(Sleeper(FAST_TWO), tmp_path)
     assert len(list(tmp_path.glob("speed-*.json"))) == 4
 
 
 def test_tune__slow_backbone__is_not_tried_in_every_way(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "PATIENCE", 0.1)
+    monkeypatch.setattr(on_cpu, "PATIENCE", 0.1)
     runtime = Sleeper(dict.fromkeys((1, 2, 4, 8), 0.1))
     assert tuned(runtime, tmp_path).setting.batch_size == 4
     assert set(runtime.passes) == {4}
@@ -128,28 +128,21 @@ def test_tune__slow_backbone__is_not_tried_in_every_way(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 4, 8, 32])
 def test_pass__any_batch_and_threads__gives_each_thread_the_same_number(threads, size):
     runtime = Sleeper({size: 0.001}, batch_size=size)
-    _, vectors = tuning._pass(runtime, Setting(threads, threads, size), IMAGES)
+    _, vectors = on_cpu._pass(runtime, Setting(threads, threads, size), IMAGES)
     assert len(runtime.passes) % threads == 0
     assert vectors == Sleeper({}).embed(IMAGES).tobytes()
 
 
 def test_tune__fewer_threads__must_gain_clearly(tmp_path, monkeypatch):
     settings = [Setting(2, 2, 4), Setting(1, 1, 4)]
-    monkeypatch.setattr(tuning, "_ways", lambda *_: iter(settings))
+    monkeypatch.setattr(on_cpu, "_ways", lambda *_: iter(settings))
     probe = Sleeper({}).embed(IMAGES).tobytes()
     for gain, threads in ((1.05, 2), (1.3, 1)):
         monkeypatch.setattr(
-            tuning, "_pass", lambda _, way, __, gain=gain: (gain if way.threads == 1 else 1, probe)
+            on_cpu, "_pass", lambda _, way, __, gain=gain: (gain if way.threads == 1 else 1, probe)
         )
         folder = tmp_path / str(gain)
         assert tuned(Sleeper({}), folder).setting.threads == threads
-
-
-def test_tune__on_a_gpu__keeps_the_batch_that_is_asked_for(tmp_path):
-    runtime = Sleeper({}, device="cuda", batch_size=16, odd=(8,))
-    assert tuned(runtime, tmp_path).setting.batch_size == 16
-    assert tuned(runtime, tmp_path, batch_size=8).runtime.batch_size == 8
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_tune__model_that_rounds_otherwise_for_one_image__is_never_given_one(averaging, tmp_path):

@@ -34,7 +34,7 @@ def context(pixels, tmp_path) -> Context:
         threads=1,
         sessions=None,
         batch_size=None,
-        measure=False,
+        measure=(),
         terms=Terms(fields, admission.versions("onnx"), (("0/000.png", size(tmp_path)),)),
     )
 

@@ -87,6 +87,19 @@ class Crew:
         """Where, in words."""
         return f"{self.workers} {self.hands.place}"
 
+    def ask(self, function: Callable[[], Any], seconds: float) -> dict[str, Outcome | None]:
+        """Have every worker call a function; by its name what came of it, None where nothing did."""
+        hands = self.hands.here().values()
+        asked = {self.hands.call(hand.address, function): str(hand) for hand in hands}
+        answers = dict[str, Outcome | None].fromkeys(asked.values())
+        end = time.monotonic() + seconds
+        while asked and (left := end - time.monotonic()) > 0:
+            if outcome := self.hands.outcome(left):
+                answers[asked.pop(outcome.ticket)] = outcome
+        for ticket in asked:
+            self.hands.forget(ticket)
+        return answers
+
     def run(self, work: Work[Task, Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
         """See `pipeline.cluster.Cluster`."""
         shift = _Shift(self, work, iter(tasks))

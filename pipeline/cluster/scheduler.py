@@ -5,8 +5,10 @@ import os
 import queue
 import signal
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from pipeline.params import ExecutionParams
 
 TIMEOUT = "10s"
 """How long a scheduler may take to answer."""
+
+FETCHERS = 8
+"""Results that come over at once."""
 
 FETCH_SECONDS = 5.0
 """How long a result may take to come over, before it is looked whether its worker is there."""
@@ -56,8 +61,9 @@ def _local(workers: int, execution: ExecutionParams, cores: int) -> Iterator["Da
             worker_dashboard_address=f"{LOOPBACK}:0",
             silence_logs=logging.CRITICAL,  # workers told to end complain at length
         )
-    with cluster as local, Client(local) as client:
-        yield DaskHands(client, "local workers", own=True)
+    with cluster as local, Client(local) as client, _hands(client, "local workers") as hands:
+        hands.own = True
+        yield hands
 
 
 @contextmanager
@@ -83,7 +89,8 @@ def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
             f"no Dask scheduler answers at {where} ({_reason(error)}); {_advice(address)}"
         ) from None
     try:
-        yield DaskHands(client, f"workers of {address}", own=False)
+        with _hands(client, f"workers of {address}") as hands:
+            yield hands
     finally:
         with suppress(OSError, RuntimeError):
             client.close(timeout=TIMEOUT)
@@ -131,6 +138,15 @@ def _reported(path: Path | None) -> Iterator[None]:
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def _hands(client: Any, place: str) -> Iterator["DaskHands"]:
+    fetchers = ThreadPoolExecutor(FETCHERS, "headstart-fetch")
+    try:
+        yield DaskHands(client, place, fetchers)
+    finally:
+        fetchers.shutdown(wait=False, cancel_futures=True)
+
+
 @dataclass
 class DaskHands:
     """The workers of a Dask scheduler; see `pipeline.cluster.crew.Hands`.
@@ -140,10 +156,11 @@ class DaskHands:
 
     client: Any
     place: str
-    own: bool
+    fetchers: ThreadPoolExecutor
+    own: bool = False
     _known: dict[str, Hand] = field(default_factory=dict)
-    _at: dict[Hashable, tuple[Any, str]] = field(default_factory=dict)
-    _ended: "queue.SimpleQueue[Hashable]" = field(default_factory=queue.SimpleQueue)
+    _at: dict[Hashable, Any] = field(default_factory=dict)
+    _ended: "queue.SimpleQueue[Outcome]" = field(default_factory=queue.SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
 
     def here(self) -> dict[str, Hand]:
@@ -169,44 +186,57 @@ class DaskHands:
             )
         except (OSError, RuntimeError) as error:
             raise _lost(error) from None
-        self._at[ticket] = future, address
-        future.add_done_callback(lambda _: self._ended.put(ticket))
+        self._at[ticket] = future
+        future.add_done_callback(partial(self._fetch, ticket, address))
         return ticket
+
+    def _fetch(self, ticket: Hashable, address: str, future: Any) -> None:
+        """Have the outcome come over; a way of some milliseconds, several at once."""
+        with suppress(RuntimeError):  # the crew was dismissed
+            self.fetchers.submit(lambda: self._ended.put(self._outcome(ticket, address, future)))
 
     def outcome(self, seconds: float) -> Outcome | None:
         try:
-            ticket = self._ended.get(timeout=seconds)
+            outcome = self._ended.get(timeout=seconds)
         except queue.Empty:
             return None
-        if ticket not in self._at:
+        if outcome.ticket not in self._at:
             return None
-        future, address = self._at[ticket]
-        outcome = self._outcome(ticket, future, address)
-        self.forget(ticket)
+        self.forget(outcome.ticket)
+        if isinstance(outcome.error, _SchedulerLost):
+            raise _lost("its connection was lost")
         return outcome
 
-    def _outcome(self, ticket: Hashable, future: Any, address: str) -> Outcome:
+    def _outcome(self, ticket: Hashable, address: str, future: Any) -> Outcome:
         while True:
             try:
                 value = future.result(timeout=FETCH_SECONDS)
                 break
             except TimeoutError:  # it ended, and so did its worker, before the result came over
-                if address not in self.here():
+                if not self._is_there(address):
                     return Outcome(ticket, died=True)
-            except Exception as error:  # noqa: BLE001 - whatever a task raised
+            except BaseException as error:  # noqa: BLE001 - whatever a task raised
                 if type(error).__name__ == "KilledWorker":
                     return Outcome(ticket, died=True)
-                if future.cancelled():
-                    raise _lost("its connection was lost") from None
-                return Outcome(ticket, error=error)
+                return Outcome(ticket, error=_SchedulerLost() if future.cancelled() else error)
         if isinstance(value, HeadstartError):
             return Outcome(ticket, error=value)
         return Outcome(ticket, value=value)
 
+    def _is_there(self, address: str) -> bool:
+        try:
+            return address in self.client.nthreads()
+        except (OSError, RuntimeError):
+            return True  # the scheduler is gone, which the future will tell
+
     def forget(self, ticket: Hashable) -> None:
-        future, _ = self._at.pop(ticket, (None, ""))
+        future = self._at.pop(ticket, None)
         if future is not None:
             future.release()
+
+
+class _SchedulerLost(Exception):  # noqa: N818 - a mark on the way from one thread to another
+    """A future that nobody of us has cancelled."""
 
 
 def _guarded(function: Callable[[], Any]) -> Any:

@@ -15,7 +15,7 @@ class Setting:
     """How a backbone is run; mechanics, never part of a result.
 
     threads: callers at once; sessions: how many of them are in the backbone at once, the cores
-    shared out among them; batch_size: images a pass.
+    shared out among them, or on all GPUs together; batch_size: images a pass.
     """
 
     threads: int
@@ -26,38 +26,51 @@ class Setting:
 class Runtime(Protocol):
     """What runs a frozen backbone. A vector does not depend on its batch.
 
-    device: `cpu` or `cuda`; batch_size: images a pass; version: of the library that runs it.
+    device: `cpu` or `cuda`; gpus: the indices of the GPUs it runs on, each with a model of its
+    own; batch_size: images a pass; version: of the library that runs it.
     """
 
     @property
     def device(self) -> str: ...
+    @property
+    def gpus(self) -> tuple[int, ...]: ...
     @property
     def batch_size(self) -> int: ...
     @property
     def version(self) -> str: ...
 
     def embed(self, images: Pixels) -> Vectors:
-        """(N, H, W, 3) uint8 -> (N, D) float32, any N. Safe to call from several threads."""
+        """(N, H, W, 3) uint8 -> (N, D) float32, N at least 1. Safe to call from several threads.
+
+        Raises DeviceMemoryError where a GPU is full.
+        """
 
     def run_as(self, setting: Setting) -> "Runtime":
-        """The same backbone run in another way; what is loaded is shared where that is possible."""
+        """The same backbone run in another way; what is loaded is shared where that is possible.
+
+        Raises DeviceMemoryError where a GPU is full.
+        """
 
 
-def load(backbone: FrozenBackbone, *, device: str) -> Runtime:
+def load(backbone: FrozenBackbone, *, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:
     """Load a frozen backbone on `auto`, `cpu` or `cuda`, to run in the plainest way.
 
-    Raises ConfigurationError where the runtime is unknown or the device is not there.
+    gpus: indices of the GPUs to use, counted from 0 among the visible ones; None: all of them;
+    on the CPU it means nothing. Raises ConfigurationError where the runtime is unknown or the
+    device is not there or does not run the backbone, ResourceError where a GPU is too full for it.
     """
     name = str(backbone.fields["runtime"])
     if name not in RUNTIMES:
         raise ConfigurationError(f"{backbone.folder}: {unknown('runtime', name, RUNTIMES)}")
-    return RUNTIMES[name](backbone, device)
+    return RUNTIMES[name](backbone, device, gpus)
 
 
-def _onnx(backbone: FrozenBackbone, device: str) -> Runtime:
+def _onnx(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None) -> Runtime:
     from pipeline.runtimes import onnx
 
-    return onnx.OnnxRuntime.load(backbone, device)
+    return onnx.load(backbone, device, gpus)
 
 
-RUNTIMES: dict[str, Callable[[FrozenBackbone, str], Runtime]] = {"onnx": _onnx}
+Load = Callable[[FrozenBackbone, str, tuple[int, ...] | None], Runtime]
+
+RUNTIMES: dict[str, Load] = {"onnx": _onnx}

@@ -1,7 +1,9 @@
-"""The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores."""
+"""The ONNX runtime: one thread a call on the CPU, so that callers' threads share the cores.
 
-import ctypes
-import os
+On GPUs a session each, of one batch shape, and some passes at once in each (`bindings`).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -9,51 +11,62 @@ from queue import SimpleQueue
 import numpy as np
 import onnxruntime
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import DeviceMemoryError, ResourceError
 from pipeline.frozen import FrozenBackbone, Vectors
+from pipeline.gpus import named
 from pipeline.images import Pixels
-from pipeline.runtimes import Setting
+from pipeline.runtimes import Runtime, Setting
+from pipeline.runtimes.bindings import Lanes
+from pipeline.runtimes.sessions import choose_device, choose_gpus, memory_errors, open_session
 
 BATCH = {"cpu": 4, "cuda": 128}
-"""Images a pass in the plainest way, whose results are the reference."""
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Images a pass in the plainest way, whose results are the reference on a CPU."""
 
 Sessions = SimpleQueue[onnxruntime.InferenceSession]
 
 
+def load(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:
+    """Open a model on `auto`, `cpu` or `cuda`; gpus: indices of those to use, None: all.
+
+    Raises ConfigurationError where the device is not there or does not run it, ResourceError
+    where a GPU is too full for it.
+    """
+    if choose_device(device) == "cpu":
+        return OnnxRuntime.load(backbone.model)
+    return OnnxOnGpus.load(backbone.model, choose_gpus(gpus))
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Sessions on one device; see `pipeline.runtimes.Runtime`.
+    """Sessions on the CPU; see `pipeline.runtimes.Runtime`.
 
-    Kernels are chosen by shape, on a GPU and, for a batch of one, on the CPU: so each pass has
-    the same, the last one padded. A row's result is then bit-equal for every neighbour and
-    thread count; whether it is for another batch size, `pipeline.tuning` finds out.
+    Kernels are chosen by shape for a batch of one: so each pass has the same, the last one
+    padded. A row's result is then bit-equal for every neighbour and thread count; whether it is
+    for another batch size, `pipeline.tuning` finds out.
     idle: None where any number of callers may be in the first session at once.
     """
 
     model: Path
-    device: str
     batch_size: int
     first: onnxruntime.InferenceSession
     idle: Sessions | None = None
+    device: str = "cpu"
+    gpus: tuple[int, ...] = ()
     version: str = onnxruntime.__version__
 
     @classmethod
-    def load(cls, backbone: FrozenBackbone, device: str) -> "OnnxRuntime":
-        """Open the model. Raises ConfigurationError where the device is not there."""
-        found = _device(device)
-        session = open_session(backbone.model, found)
-        return cls(backbone.model, found, BATCH[found], session)
+    def load(cls, model: Path) -> "OnnxRuntime":
+        """Open the model."""
+        return cls(model, BATCH["cpu"], open_session(model, "cpu"))
 
     def run_as(self, setting: Setting) -> "OnnxRuntime":
         """See `pipeline.runtimes.Runtime`."""
-        if self.device != "cpu" or setting.sessions >= setting.threads:
+        if setting.sessions >= setting.threads:
             return replace(self, batch_size=setting.batch_size, idle=None)
         idle, cores = Sessions(), setting.threads // setting.sessions
         for _ in range(setting.sessions):
             shared = self.first if cores == 1 else None
-            idle.put(shared or open_session(self.model, self.device, cores=cores))
+            idle.put(shared or open_session(self.model, "cpu", cores=cores))
         return replace(self, batch_size=setting.batch_size, idle=idle)
 
     def embed(self, images: Pixels) -> Vectors:
@@ -74,49 +87,74 @@ class OnnxRuntime:
         return vectors
 
 
-def _device(wanted: str) -> str:
-    if wanted == "cpu":
-        return "cpu"
-    built = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    usable = built and gpu_present()
-    if wanted == "cuda" and not usable:
-        reason = "no GPU is seen" if built else "the installed onnxruntime has no CUDA"
-        raise ConfigurationError(
-            f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
-        )
-    return "cuda" if usable else "cpu"
+@dataclass(frozen=True)
+class OnnxOnGpus:
+    """A session a GPU; see `pipeline.runtimes.Runtime`.
+
+    A session belongs to its batch size: what memory it took for another, it would not give back.
+    Those of one batch size share their lanes. place: `cpu` where a test has no GPU.
+    """
+
+    model: Path
+    gpus: tuple[int, ...]
+    lanes: Lanes
+    place: str = "cuda"
+    device: str = "cuda"
+    version: str = onnxruntime.__version__
+
+    @classmethod
+    def load(
+        cls,
+        model: Path,
+        gpus: tuple[int, ...],
+        *,
+        batch_size: int = BATCH["cuda"],
+        place: str = "cuda",
+    ) -> "OnnxOnGpus":
+        """Open the model on each GPU. Raises ResourceError where one is too full for it."""
+        try:
+            lanes = _open_lanes(model, gpus, batch_size, place)
+        except DeviceMemoryError:  # no smaller batch would help
+            raise ResourceError(
+                f"no memory for the model on {', '.join(map(named, gpus))}; end what else uses it "
+                "('nvidia-smi' tells), or in params.yaml write device: cpu"
+            ) from None
+        return cls(model, gpus, lanes, place)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a pass."""
+        return self.lanes.batch_size
+
+    def run_as(self, setting: Setting) -> "OnnxOnGpus":
+        """See `pipeline.runtimes.Runtime`; `setting.sessions` passes at once, on all GPUs together.
+
+        Raises DeviceMemoryError where a GPU is full.
+        """
+        lanes = self.lanes
+        if lanes.given_up or setting.batch_size != lanes.batch_size:
+            lanes = _open_lanes(self.model, self.gpus, setting.batch_size, self.place)
+        lanes.spread(setting.sessions)
+        return replace(self, lanes=lanes)
+
+    def embed(self, images: Pixels) -> Vectors:
+        """See `pipeline.runtimes.Runtime`. Raises DeviceMemoryError where a GPU is full."""
+        vectors = []
+        for start in range(0, len(images), self.batch_size):
+            with self.lanes.borrow() as lane:
+                vectors.append(lane.run(images[start : start + self.batch_size]))
+        return np.concatenate(vectors)
 
 
-def gpu_present() -> bool:
-    """Whether the CUDA driver is installed and sees a GPU."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int()
-    return bool(
-        driver.cuInit(0) == 0
-        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and count.value > 0
-    )
+def _open_lanes(model: Path, gpus: tuple[int, ...], batch_size: int, device: str) -> Lanes:
+    """A session on each GPU, and a lane into each."""
+    content = model.read_bytes()
 
+    def opened(gpu: int) -> onnxruntime.InferenceSession:
+        with memory_errors(batch_size, gpu):
+            return open_session(content, device, gpu=gpu, batch_size=batch_size)
 
-def open_session(
-    model: Path | bytes, device: str, *, cores: int = 1
-) -> onnxruntime.InferenceSession:
-    """A session for a model on `cpu` or `cuda`. Raises ConfigurationError where that fails."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if device == "cuda":
-        onnxruntime.preload_dlls()  # CUDA's libraries lie in wheels, out of the loader's path
-    provider = PROVIDERS[device]
-    strict = {"use_tf32": "0"} if device == "cuda" else {}
-    content = model if isinstance(model, bytes) else model.read_bytes()  # errors as Python's are
-    session = onnxruntime.InferenceSession(content, options, providers=[(provider, strict)])
-    if session.get_providers()[0] != provider:  # onnxruntime falls back with a log line only
-        raise ConfigurationError(
-            f"params.yaml: execution.device: {provider} does not run here; write device: cpu"
-        )
-    return session
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        lanes = Lanes(list(pool.map(opened, gpus)), gpus, device, batch_size)
+    lanes.spread(len(gpus))
+    return lanes

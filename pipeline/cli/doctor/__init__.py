@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.cli.doctor import (
+    cluster,
     disk,
     environment,
     memory,
@@ -36,6 +37,7 @@ CHECKS: dict[str, Check] = {
     "data": project.data,
     "weights": weights.weights,
     "store": store.store,
+    "cluster": cluster.cluster,
     "disk": disk.disk,
     "memory": memory.memory,
     "cores": memory.cores,

@@ -65,32 +65,37 @@ def _imaging() -> dict[str, Any]:
 def _cpu() -> dict[str, Any]:
     import onnxruntime
 
-    from pipeline.runtimes import onnx
+    from pipeline import gpus
+    from pipeline.runtimes.sessions import PROVIDERS, has_cuda
 
+    available = set(onnxruntime.get_available_providers())
     return {
         "version": onnxruntime.__version__,
-        "cuda": onnx.PROVIDERS["cuda"] in onnxruntime.get_available_providers(),
-        "gpu": onnx.gpu_present(),
-        "others": sorted(set(onnxruntime.get_available_providers()) - set(onnx.PROVIDERS.values())),
+        "cuda": has_cuda(),
+        "gpus": [str(gpu) for gpu in gpus.visible()],
+        "others": sorted(available - set(PROVIDERS.values())),
         "right": _runs_right("cpu"),
     }
 
 
 def _cuda() -> dict[str, Any]:
-    return {"right": _runs_right("cuda")}
+    from pipeline import gpus
+
+    return {"right": [_runs_right("cuda", gpu) for gpu in range(gpus.count())]}
 
 
-def _runs_right(device: str) -> bool:
-    """Whether a small convolution on a device gives what NumPy makes of it."""
+def _runs_right(device: str, gpu: int = 0) -> bool:
+    """Whether a small convolution on a device gives what NumPy makes of it, bound as in a run."""
     import numpy as np
 
-    from pipeline.runtimes import onnx
+    from pipeline.runtimes.bindings import Lane
+    from pipeline.runtimes.sessions import open_session
 
     kernel = np.random.default_rng(0).standard_normal((8, 3, 4, 4), dtype=np.float32)
     images = np.random.default_rng(1).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
     expected = np.einsum("nhwc,dchw->nd", images.astype(np.float32), kernel)
-    session = onnx.open_session(_convolution(kernel), device)
-    (measured,) = session.run(None, {"images": images})
+    session = open_session(_convolution(kernel), device, gpu=gpu, batch_size=len(images))
+    measured = Lane(session, device, gpu, len(images)).run(images)
     return bool(np.allclose(measured.reshape(expected.shape), expected, rtol=1e-3, atol=0.1))
 
 
@@ -106,7 +111,7 @@ def _convolution(kernel: Any) -> bytes:
         ],
         "trial",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 4, 4, 3])],
-        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, ["N", len(kernel), 1, 1])],
         [numpy_helper.from_array(kernel, "kernel")],
     )
     opsets = [helper.make_opsetid("", 18)]
@@ -119,10 +124,14 @@ def _torch() -> dict[str, Any]:
     import torch
     import torchvision
 
+    from pipeline import gpus
+
     return {
+        "driver": gpus.count(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "cuda": torch.cuda.is_available(),
+        "gpus": [torch.cuda.get_device_name(each) for each in range(torch.cuda.device_count())],
     }
 
 

@@ -1,16 +1,14 @@
-"""How to run a backbone fastest on this machine: measured once, remembered beside its shards.
+"""The fastest way on a CPU, of those that change no bit.
 
-The plainest way, one core a pass and the runtime's own batch size, is the reference. On a CPU
-only what gives the probe's images the same bits is a choice, so that no choice changes a result.
+The plainest way, one core a pass and the runtime's own batch size, is the reference. Only what
+gives the probe's images the same bits is a choice, so that no choice changes a result.
 """
 
-import json
 import math
-import platform
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +17,7 @@ from pipeline import files
 from pipeline.frozen import Vectors
 from pipeline.images import Pixels
 from pipeline.runtimes import Runtime, Setting
-
-SPEED = "speed-"
-"""How the name of a note in the store begins; `<store>/<fingerprint>/speed-<machine>.json`."""
+from pipeline.tuning.choice import Tuned, Wish, read_note, write_note
 
 BATCHES = (1, 2, 4, 8)
 """Images a pass that are tried: larger ones lose on a CPU, whose caches they leave."""
@@ -39,58 +35,24 @@ PATIENCE = 1.0
 """Seconds after which nothing more is tried."""
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What params.yaml asks for; None: the fastest. cores: what there is to share."""
-
-    cores: int
-    threads: int | None = None
-    sessions: int | None = None
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A runtime as it is to be used. probe: what it makes of the probe's images."""
-
-    runtime: Runtime
-    setting: Setting
-    probe: Vectors
-
-
-def tune(runtime: Runtime, images: Pixels, *, wish: Wish, memory: Path, measure: bool) -> Tuned:
-    """The fastest way to run a backbone, within a wish.
-
-    runtime: as it was loaded; images: the probe's; memory: folder where a choice is remembered;
-    measure: whether to look for one where none is, which takes up to PATIENCE and a bit.
-    """
-    plain = _plain(runtime, wish)
-    if runtime.device != "cpu":  # there a batch size changes bits: it is asked for, or the default
-        chosen = runtime.run_as(plain)
-        return Tuned(chosen, plain, chosen.embed(images))
-    path = memory / f"{SPEED}{_key(runtime, wish)}.json"
-    if found := _recall(path, runtime, images):
+def tune(runtime: Runtime, images: Pixels, *, wish: Wish, note: Path, measure: bool) -> Tuned:
+    """See `pipeline.tuning.tune`; note: where a choice is remembered."""
+    if found := _recall(note, runtime, images):
         return found
+    plain = Setting(wish.threads or wish.cores, wish.threads or wish.cores, runtime.batch_size)
     reference = Tuned(runtime, plain, runtime.embed(images))
     ways = list(_ways(plain, wish, runtime.batch_size))
     if not measure:
         ways = [] if ways[0] == plain else ways[:1]
     chosen_way, rates = _fastest(reference, images, ways)
-    note = {
-        "setting": asdict(chosen_way.setting),
-        "probe_sha256": _digest(reference.probe),
-        "images_per_second": rates,
-    }
     if measure:
-        files.write_json(path, {**note, "sha256": files.sha256_of_json(note)})
+        told = {
+            "setting": asdict(chosen_way.setting),
+            "probe_sha256": _digest(reference.probe),
+            "images_per_second": rates,
+        }
+        write_note(note, told)
     return chosen_way
-
-
-def _plain(runtime: Runtime, wish: Wish) -> Setting:
-    threads = wish.threads or wish.cores
-    on_cpu = runtime.device == "cpu"
-    batch_size = runtime.batch_size if on_cpu else wish.batch_size or runtime.batch_size
-    return Setting(threads, threads, batch_size)
 
 
 def _ways(plain: Setting, wish: Wish, batch_size: int) -> Iterator[Setting]:
@@ -156,9 +118,7 @@ def _words(setting: Setting) -> str:
 def _recall(path: Path, runtime: Runtime, images: Pixels) -> Tuned | None:
     """What was chosen before, if it still gives the bits that it gave then."""
     try:
-        note = json.loads(path.read_bytes())
-        if note.pop("sha256") != files.sha256_of_json(note):
-            return None
+        note = read_note(path)
         setting = Setting(**note["setting"])
         chosen = runtime.run_as(setting)
         probe = chosen.embed(images)
@@ -169,17 +129,3 @@ def _recall(path: Path, runtime: Runtime, images: Pixels) -> Tuned | None:
 
 def _digest(probe: Vectors) -> str:
     return files.sha256_of_bytes(probe.tobytes())
-
-
-def _key(runtime: Runtime, wish: Wish) -> str:
-    """Which machine, library and wish a choice is for."""
-    machine = [platform.machine(), _processor(), runtime.device, runtime.version]
-    return files.sha256_of_json([machine, asdict(wish)])[:16]
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line for line in file if line.startswith("model name")).strip()
-    except (OSError, StopIteration):
-        return platform.processor()
