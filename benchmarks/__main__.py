@@ -24,6 +24,7 @@ from benchmarks import (
     pipeline_overhead,
     reading,
     rivals,
+    scale,
     table,
     workers,
 )
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "incremental": incremental.measure,
     "reading": reading.measure,
     "memory": memory.measure,
+    "scale": scale.measure,
     "workers": workers.measure,
 }
 SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")

@@ -22,8 +22,8 @@ class Scale:
     """How much is measured.
 
     images: photos; runs: of each thing; seconds: of each timing; forward: photos whose pixels
-    are kept for the forward pass; more: photos added; rows: of the file that is read; memory:
-    numbers of images; workers: how many are simulated; simulated: seconds that each works.
+    are kept for the forward pass; more: photos added; rows: of the file that is read; memory,
+    sizes: numbers of images; workers: how many are simulated; simulated: seconds that each works.
     """
 
     images: int = 4000
@@ -34,6 +34,7 @@ class Scale:
     peer_seconds: float = 6.0
     rows: int = 50_000
     memory: tuple[int, ...] = (1000, 4000, 40_000)
+    sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     workers: tuple[int, ...] = (1, 4, 16, 64)
     simulated: float = 30.0
 
@@ -41,7 +42,7 @@ class Scale:
 FULL = Scale()
 QUICK = Scale(
     images=400, runs=2, seconds=0.5, forward=100, more=4, peer_seconds=1.0, rows=5000,
-    memory=(100, 400, 4000), workers=(1, 4), simulated=6.0,
+    memory=(100, 400, 4000), sizes=(200, 1000, 4000), workers=(1, 4), simulated=6.0,
 )  # fmt: skip
 
 

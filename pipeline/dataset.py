@@ -1,7 +1,8 @@
 """Which images, which labels, which split: the nouns, and the tables they are kept in."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,8 @@ EXAMPLE_WIDTH = 120
 """How long the example of each may be, in characters."""
 
 _READ_ROWS = 8192
+_BUFFER = 1 << 20
+"""Bytes of a column that are read at a time; without, a million rows of it."""
 
 PROBLEM_COLUMNS = ("path", "sha256", "reason", "detail")
 
@@ -195,11 +198,31 @@ def _write(path: Path, columns: Sequence[Sequence[Any]], schema: pa.Schema) -> N
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), beside)
 
 
+def count_images(path: Path) -> int:
+    """How many rows images.parquet has. Raises IntegrityError where it is not one."""
+    with _opened(path, _IMAGES) as file:
+        return int(file.metadata.num_rows)
+
+
+def batches(path: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Some columns of images.parquet, so many rows at a time. Raises IntegrityError likewise."""
+    with _opened(path, _IMAGES) as file:
+        yield from file.iter_batches(rows, columns=columns, use_threads=False)
+
+
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    with _opened(path, schema) as file:  # pq.read_table takes 20 MB more, and more by the row
+        return pa.Table.from_batches(file.iter_batches(_READ_ROWS, use_threads=False), schema)
+
+
+@contextmanager
+def _opened(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """The file; what goes wrong while it is read is told as its fault."""
     try:
-        with pq.ParquetFile(path) as file:  # pq.read_table takes 20 MB more, and more by the row
-            batches = list(file.iter_batches(_READ_ROWS, use_threads=False))
-            table = pa.Table.from_batches(batches, file.schema_arrow)
+        with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
+            if not file.schema_arrow.equals(schema):  # a column that is missing would read as null
+                raise _not_the_table(path, f"its columns are {', '.join(file.schema_arrow.names)}")
+            yield file
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run 'dvc repro prepare'") from None
     except (pa.ArrowException, OSError) as error:
@@ -207,9 +230,6 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
             error.filename = str(path)
             raise
         raise _not_the_table(path, str(error)) from None
-    if not table.schema.equals(schema):  # asked for by its schema, a missing column reads as null
-        raise _not_the_table(path, f"its columns are {', '.join(table.column_names)}")
-    return table
 
 
 def _not_the_table(path: Path, why: str) -> IntegrityError:

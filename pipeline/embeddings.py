@@ -6,26 +6,24 @@ field) and sha256 (of each dataset) as sorted JSON. Behind the HDF5 file stands 
 its bytes.
 """
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import children, files, frozen, hdf5
+from pipeline import attributes, children, files, hdf5
 from pipeline.dataset import Digests, positions
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
-from pipeline.hdf5 import Array, Attributes, PlainFile
-
-FORMAT_VERSION = 1
+from pipeline.hdf5 import Array, Column, PlainFile
 
 CHILD_SECONDS = 60.0
 """What looking into a damaged file may take."""
@@ -78,36 +76,52 @@ class Embeddings:
         return taken
 
 
-def write(path: Path, backbone: FrozenBackbone, sha256: Digests, blocks: Iterable[Array]) -> None:
+def write(
+    path: Path,
+    backbone: FrozenBackbone,
+    sha256: Iterable[Digests],
+    blocks: Iterable[Array],
+    *,
+    rows: int,
+) -> None:
     """Write the tracked file, whole or not at all; equal content gives equal bytes.
 
-    sha256: (N,) S64, sorted; blocks: their vectors in that order.
+    sha256: S64, sorted, some at a time; blocks: their vectors in that order; rows: of all.
     Raises OSError where the disk is full and IntegrityError where it does not read back.
     """
-
-    def attributes(digests: dict[str, str]) -> Attributes:
-        return {
-            "format_version": FORMAT_VERSION,
-            "backbone": backbone.name,
-            "dim": backbone.dim,
-            "fingerprint": backbone.fingerprint,
-            "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
-            "field_sha256": json.dumps(frozen.digests(backbone.fields), sort_keys=True),
-            "sha256": json.dumps(digests, sort_keys=True),
-        }
-
     with files.replacing(path) as beside:
-        hdf5.write_blocks(
-            beside,
-            "embeddings",
-            _of_length(backbone, blocks),
-            shape=(len(sha256), backbone.dim),
-            dtype=backbone.storage,
-            others={"sha256": sha256},
-            attributes=attributes,
-        )
-        _opened(beside, hdf5.open_plain(beside), trusted=False)
+        vectors = _of_length(backbone, _ahead(iter(blocks)))
+        columns = [
+            Column("embeddings", (rows, backbone.dim), backbone.storage, vectors),
+            Column("sha256", (rows,), "S64", _sorted(path, sha256)),
+        ]
+        hdf5.write_blocks(beside, columns, partial(attributes.of, backbone))
+        plain = hdf5.open_plain(beside)
+        _check_datasets(beside, plain, attributes.read(beside, plain.attributes))
         hdf5.seal(beside)
+
+
+def _ahead(blocks: Iterator[Array]) -> Iterator[Array]:
+    """The same, each made by another thread while the one before is written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+
+
+def _sorted(path: Path, sha256: Iterable[Digests]) -> Iterator[Digests]:
+    last = np.array([b""], "S64")
+    for some in sha256:
+        joined = np.concatenate([last, some])
+        if not (joined[:-1] < joined[1:]).all():
+            raise _unsorted(path)
+        last = some[-1:]
+        yield some
+
+
+def _unsorted(path: Path) -> IntegrityError:
+    return IntegrityError(f"{path}: its rows are not sorted by sha256; {attributes.again(path)}")
 
 
 def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Array]:
@@ -144,7 +158,7 @@ def _complaint(path: Path) -> str:
         found = done.stdout.decode(errors="replace") if done.returncode == 0 else ""
     except subprocess.TimeoutExpired:
         found = ""
-    return found or f"{path}: it was damaged or edited outside its data; {_again(path)}"
+    return found or f"{path}: it was damaged or edited outside its data; {attributes.again(path)}"
 
 
 def complain(path: Path) -> None:
@@ -159,29 +173,37 @@ def _plain(path: Path) -> PlainFile:
     try:
         return hdf5.open_plain(path)
     except IntegrityError as error:
-        raise IntegrityError(f"{error}; {_again(path)}") from None
+        raise IntegrityError(f"{error}; {attributes.again(path)}") from None
 
 
 def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:
     """What the file says, if it does not contradict itself. trusted: its bytes are known."""
-    attributes = _attributes(path, plain.attributes)
-    for name, recorded in sorted(attributes["sha256"].items()):
+    said = attributes.read(path, plain.attributes)
+    _check_datasets(path, plain, said, trusted=trusted)
+    sha256 = np.array(plain.arrays["sha256"])
+    if not (sha256[:-1] < sha256[1:]).all():
+        raise _unsorted(path)
+    return Embeddings(sha256, plain.arrays["embeddings"], said)
+
+
+def _check_datasets(
+    path: Path, plain: PlainFile, said: dict[str, Any], *, trusted: bool = False
+) -> None:
+    """Raise IntegrityError where they are not what the attributes say."""
+    for name, recorded in sorted(said["sha256"].items()):
         if name not in plain.arrays:
-            raise IntegrityError(f"{path}: dataset {name} is missing; {_again(path)}")
+            raise IntegrityError(f"{path}: dataset {name} is missing; {attributes.again(path)}")
         if not trusted and (actual := hdf5.digest_on_disk(plain.arrays[name])) != recorded:
             raise IntegrityError(
                 f"{path}: dataset {name} is damaged: sha256 {actual}, recorded {recorded}; "
-                f"{_again(path)}"
+                f"{attributes.again(path)}"
             )
-    vectors, sha256 = plain.arrays["embeddings"], np.array(plain.arrays["sha256"])
-    if vectors.shape != (len(sha256), attributes["dim"]) or sha256.dtype != "S64":
+    vectors, sha256 = plain.arrays["embeddings"], plain.arrays["sha256"]
+    if vectors.shape != (len(sha256), said["dim"]) or sha256.dtype != "S64":
         raise IntegrityError(
             f"{path}: embeddings of shape {vectors.shape} for {len(sha256)} images and dim "
-            f"{attributes['dim']}; {_again(path)}"
+            f"{said['dim']}; {attributes.again(path)}"
         )
-    if not (sha256[:-1] < sha256[1:]).all():
-        raise IntegrityError(f"{path}: its rows are not sorted by sha256; {_again(path)}")
-    return Embeddings(sha256, vectors, attributes)
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -194,45 +216,4 @@ def info(path: Path) -> dict[str, Any]:
         name: {"shape": list(array.shape), "dtype": str(array.dtype)}
         for name, array in plain.arrays.items()
     }
-    return {**_attributes(path, plain.attributes), "datasets": datasets}
-
-
-def _attributes(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
-    try:
-        version = int(stored["format_version"])
-        attributes: dict[str, Any] = {
-            "format_version": version,
-            "backbone": str(stored["backbone"]),
-            "dim": int(stored["dim"]),
-            "fingerprint": str(stored["fingerprint"]),
-            "fingerprint_fields": dict(json.loads(stored["fingerprint_fields"])),
-            "field_sha256": dict(
-                json.loads(stored.get("field_sha256", "{}"))
-            ),  # older files have none
-            "sha256": dict(json.loads(stored["sha256"])),
-        }
-    except (KeyError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path} is no embeddings file ({error!r}); {_again(path)}") from None
-    if version != FORMAT_VERSION:
-        raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
-    if not {"embeddings", "sha256"} <= set(attributes["sha256"]):
-        raise IntegrityError(f"{path}: no digest of its datasets; {_again(path)}")
-    _check_fields(path, attributes)
-    return attributes
-
-
-def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
-    fields, recorded = attributes["fingerprint_fields"], attributes["field_sha256"]
-    changed = frozen.altered(fields, recorded) if recorded else []
-    computed = frozen.fingerprint_of(fields)
-    if computed != attributes["fingerprint"]:
-        changed.append(
-            f"fingerprint of its fields is {computed}, recorded {attributes['fingerprint']}"
-        )
-    if changed:
-        raise IntegrityError(f"{path}: {'; '.join(changed)}; {_again(path)}")
-
-
-def _again(path: Path) -> str:
-    name = path.name.strip(".").split(".")[0]
-    return f"run 'dvc repro extract@{name}' where it was made, or fetch it again"
+    return {**attributes.read(path, plain.attributes), "datasets": datasets}

@@ -1,28 +1,28 @@
 """What is missing -> shards -> cluster -> store -> the tracked embeddings file."""
 
 import json
-import os
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
-from pipeline import admission, dataset, embeddings, files, frozen, uses
+from pipeline import admission, catalog, dataset, embeddings, files, frozen, uses
 from pipeline.admission import Terms
+from pipeline.catalog import Catalog
 from pipeline.cluster import is_here
 from pipeline.computing import compute
-from pipeline.dataset import Images, Problem
+from pipeline.dataset import Digests, Problem
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
 from pipeline.pace import Pace
-from pipeline.store import Store
-from pipeline.worker import PHASES, Context, Shard
+from pipeline.store import LostRowsError, Store
+from pipeline.summary import Summary, process_start
+from pipeline.worker import Context, Shard
 
 if TYPE_CHECKING:
     from pipeline.params import ExecutionParams
@@ -33,20 +33,8 @@ SAMPLED = 100
 MEASURED = {"cpu": 2000, "cuda": 50_000}
 """By device, images from which on it pays to look for the fastest way to run the backbone."""
 
-
-@dataclass
-class Summary:
-    """What artifacts/runs/extract-<b>.json holds; see `extract`."""
-
-    images: int
-    computed: int = 0
-    reused: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    start_seconds: float = 0.0
-    images_per_second: float = 0.0
-    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "wait"), 0.0))
-    verdict: str = ""
+ROUNDS = 3
+"""How often the file is begun where rows turn out damaged or gone as it is written."""
 
 
 @dataclass(frozen=True)
@@ -83,39 +71,82 @@ class Places:
         return self.embeddings.with_name(f"{self.embeddings.stem}.problems.csv")
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What does not change while an extraction lasts."""
+
+    places: Places
+    backbone: FrozenBackbone
+    images: Catalog
+    execution: "ExecutionParams"
+
+    def refreshed(self) -> Store:
+        """The store as it is now, every shard that no index has read and checked."""
+        store = Store(self.places.store, self.backbone.fingerprint)
+        store.refresh()
+        return store
+
+
 def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) -> Summary:
     """Embed what the store does not have yet, then write the tracked file.
 
     max_failed: share of the images that may fail. Raises InputError where more do (the list
     is then in `runs`), IntegrityError where the backbone or this machine is not what the
-    record says. What is in the store stays, so a rerun goes on from there.
+    record says. What is in the store stays, so a rerun goes on from there. Rows that are found
+    damaged as the file is written are computed anew, and it is begun again.
     """
     backbone = frozen.load(places.backbone)
-    images = dataset.read_images(places.images)
-    store = Store(places.store, backbone.fingerprint)
+    run = _Run(places, backbone, catalog.opened(places.images), execution)
+    summary, problems = Summary(images=run.images.rows), list[Problem]()
     changed = uses.note(places.store, backbone)
-    store.refresh()
-    missing = store.missing(images.sha256)
-    if changed and missing.any():
-        print(f"headstart: {changed}", file=sys.stderr)
-    summary = Summary(images=len(missing), reused=int((~missing).sum()))
-    problems: list[Problem] = []
-    if missing.any():
-        _check_root(places.root)
-        problems = _compute(images, missing, store, backbone, places, execution, summary)
-        store = Store(places.store, backbone.fingerprint)  # shards seen long ago are checked again
-        store.refresh()
-    _refuse_failures(problems, backbone.name, places, max_failed, summary)
-    kept = images.sha256
-    del images  # the paths, which a large run need not hold any longer
-    if problems:
-        failed = dataset.digests(problem.sha256 for problem in problems)
-        kept = kept[~np.isin(kept, failed)]
-    embeddings.write(places.embeddings, backbone, kept, store.blocks(kept))
-    dataset.write_problems(places.problems, problems)
-    _finish(summary)
+    for left in reversed(range(ROUNDS)):
+        try:
+            store = run.refreshed()
+            missing = _missing(run.images, store, problems)
+            if missing.any():
+                if changed:
+                    print(f"headstart: {changed}", file=sys.stderr)
+                problems += _compute(run, store, missing, summary)
+                store = run.refreshed()  # shards seen long ago are checked again
+            summary.reused = max(0, summary.images - summary.computed - len(problems))
+            _refuse_failures(problems, backbone.name, places, max_failed, summary)
+            _write(run, store, problems)
+            break
+        except LostRowsError:
+            if not left:
+                raise
+            where, changed = places.store / backbone.fingerprint, None
+            print(f"headstart: {where} lost rows during the run; looking again", file=sys.stderr)
+    summary.finish()
     files.write_json(places.runs / f"extract-{backbone.name}.json", asdict(summary))
     return summary
+
+
+def _missing(images: Catalog, store: Store, problems: list[Problem]) -> Array:
+    """(N,) bool: which images are to be computed: no shard has them, and they did not fail."""
+    failed = np.sort(_digests_of(problems))
+    parts = [
+        store.missing(some) & (dataset.positions(failed, some) < 0)
+        for some in images.digests(store.rows_at_once)
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, bool)
+
+
+def _digests_of(problems: list[Problem]) -> Digests:
+    return dataset.digests(problem.sha256 for problem in problems)
+
+
+def _write(run: _Run, store: Store, problems: list[Problem]) -> None:
+    """Write the tracked file and the list of what is not in it."""
+    failed, images = _digests_of(problems), run.images
+    embeddings.write(
+        run.places.embeddings,
+        run.backbone,
+        images.digests(but=failed),
+        store.blocks(images.digests(store.rows_at_once, but=failed)),
+        rows=images.rows - len(failed),
+    )
+    dataset.write_problems(run.places.problems, problems)
 
 
 def _check_root(root: Path) -> None:
@@ -127,42 +158,31 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _context(
-    places: Places,
-    backbone: FrozenBackbone,
-    execution: "ExecutionParams",
-    images: Images,
-    missing: Array,
-) -> Context:
+def _context(run: _Run, missing: Array) -> Context:
+    execution = run.execution
     return Context(
-        root=str(places.root),
-        backbone=str(places.backbone),
-        store=str(places.store),
+        root=str(run.places.root),
+        backbone=str(run.places.backbone),
+        store=str(run.places.store),
         device=execution.device,
         threads=_number(execution.threads) if is_here(execution) else None,
         sessions=_number(execution.sessions),
         batch_size=_number(execution.batch_size),
         measure=tuple(name for name, least in MEASURED.items() if missing.sum() >= least),
-        terms=_terms(places, backbone, execution, images, missing),
+        terms=_terms(run, missing),
     )
 
 
-def _terms(
-    places: Places,
-    backbone: FrozenBackbone,
-    execution: "ExecutionParams",
-    images: Images,
-    missing: Array,
-) -> Terms:
+def _terms(run: _Run, missing: Array) -> Terms:
     """What other processes than this one must have to take part."""
-    fields = json.dumps(backbone.fields, sort_keys=True)
-    if is_here(execution):
+    fields = json.dumps(run.backbone.fields, sort_keys=True)
+    if is_here(run.execution):
         return Terms(fields)
-    some = [(images.path[row], images.bytes[row]) for row in np.flatnonzero(missing)[:SAMPLED]]
+    some = list(islice(run.images.sized(missing), SAMPLED))
     return Terms(
         fields,
-        versions=admission.versions(str(backbone.fields["runtime"])),
-        sample=admission.sample(places.root, some),
+        versions=admission.versions(str(run.backbone.fields["runtime"])),
+        sample=admission.sample(run.places.root, some),
     )
 
 
@@ -170,40 +190,41 @@ def _number(wish: int | str) -> int | None:
     return wish if isinstance(wish, int) else None
 
 
-def _compute(
-    images: Images,
-    missing: Array,
-    store: Store,
-    backbone: FrozenBackbone,
-    places: Places,
-    execution: "ExecutionParams",
-    summary: Summary,
-) -> list[Problem]:
-    """Run the shards of what is missing; fills in `summary` and returns what failed."""
+def _compute(run: _Run, store: Store, missing: Array, summary: Summary) -> list[Problem]:
+    """Run the shards of what is missing; adds to `summary` and returns what failed."""
+    _check_root(run.places.root)
     total = int(missing.sum())
-    context = _context(places, backbone, execution, images, missing)
 
     def shards(context: Context, pace: Pace) -> Iterator[Shard]:
-        store.refresh()  # what a run that was begun again has left
-        return _shards(images, missing & store.missing(images.sha256), context, pace)
+        left = missing
+        if pace.done:  # begun again, with what a GPU that ran out of memory has left to do
+            store.refresh()
+            left = missing & _missing(run.images, store, [])
+        return _shards(run.images, left, context, pace)
 
-    report = places.runs / f"dask-{backbone.name}.html"
-    tally = compute(shards, context, execution, total=total, report=report)
+    report = run.places.runs / f"dask-{run.backbone.name}.html"
+    tally = compute(shards, _context(run, missing), run.execution, total=total, report=report)
     problems = sorted(tally.problems.values())
-    summary.computed, summary.failed = total - len(problems), len(problems)
-    summary.phases, summary.verdict = tally.phases, tally.verdict
-    summary.start_seconds = tally.began - _process_start()
+    summary.add(
+        Summary(
+            images=run.images.rows,
+            computed=total - len(problems),
+            failed=len(problems),
+            start_seconds=tally.began - process_start(),
+            phases=tally.phases,
+            verdict=tally.verdict,
+        )
+    )
     return problems
 
 
-def _shards(images: Images, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
+def _shards(images: Catalog, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
     """Cut as they are asked for, so that the pace so far tells their size."""
-    rows = np.flatnonzero(missing)
-    while len(rows):
-        size = pace.shard_size(len(rows))
-        named = tuple((images.sha256[row].decode(), images.path[row]) for row in rows[:size])
-        yield Shard(context, named)
-        rows = rows[size:]
+    named = images.named(missing)
+    left = int(missing.sum())
+    while some := tuple(islice(named, pace.shard_size(left))):
+        yield Shard(context, some)
+        left -= len(some)
 
 
 def _refuse_failures(
@@ -220,32 +241,3 @@ def _refuse_failures(
         f"data.max_failed {max_failed:g} allows; see artifacts/runs/{path.name}, "
         "mend them or raise data.max_failed"
     )
-
-
-def _finish(summary: Summary) -> None:
-    summary.seconds = time.time() - _process_start()
-    working = summary.seconds - summary.start_seconds
-    summary.images_per_second = summary.computed / working if summary.computed else 0.0
-
-
-def _process_start() -> float:
-    """When this process began, as a time.time()."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):  # no Linux; there, psutil is off by up to a second
-        return float(psutil.Process().create_time())
-    return time.time() - age
-
-
-def describe(name: str, summary: Summary, places: Places) -> str:
-    """What was embedded and what could not be, in a few lines for the terminal."""
-    counts = (
-        f"{name}: {summary.images} images, {summary.computed} computed, {summary.reused} reused, "
-        f"{summary.failed} failed, {summary.seconds:.1f} s"
-        + (f", {summary.images_per_second:.0f} images/s" if summary.computed else "")
-    )
-    said = [f"  {summary.verdict}"] if summary.verdict else []
-    problems = dataset.read_problems(places.problems)
-    file = f"artifacts/embeddings/{places.problems.name}"
-    return "\n".join([counts, *said, *dataset.problem_table(problems, file)])

@@ -7,6 +7,7 @@ equal content gives equal bytes and `numpy.memmap` can map it.
 import hashlib
 import io
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import IntegrityError, ResourceError, is_failing, is_shortage
+from pipeline.sink import Sink
 
 Array = npt.NDArray[Any]
 Mapped = np.memmap[Any, np.dtype[Any]]
 Attributes = Mapping[str, str | int]
+Buffer = bytes | mmap.mmap
 
 _KINDS = "fS"
 """numpy kinds a dataset may have: floats and fixed-length bytes."""
@@ -39,6 +42,16 @@ class PlainFile:
     attributes: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Column:
+    """A dataset to write. blocks: arrays that follow each other along the first axis."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    blocks: Iterable[Array]
+
+
 def image(arrays: Mapping[str, Array], attributes: Attributes) -> bytes:
     """A whole HDF5 file as bytes, for content that fits in memory."""
     buffer = io.BytesIO()
@@ -51,65 +64,34 @@ def image(arrays: Mapping[str, Array], attributes: Attributes) -> bytes:
 
 def write_blocks(
     path: Path,
-    name: str,
-    blocks: Iterable[Array],
-    *,
-    shape: tuple[int, ...],
-    dtype: str,
-    others: Mapping[str, Array],
+    columns: Iterable[Column],
     attributes: Callable[[dict[str, str]], Attributes],
 ) -> None:
-    """Write one large dataset block by block, small ones whole, then the root attributes.
+    """Write datasets one after another, block by block, then the root attributes.
 
-    blocks: arrays that follow each other along the first axis; attributes: given the sha256 of
-    each dataset's bytes, by name. Raises OSError where the disk is full.
+    attributes: given the sha256 of each dataset's bytes, by name. Raises OSError where the disk
+    is full.
     """
-    with _Sink(path, "w+b") as sink:
+    with Sink(path, "w+b") as sink:
         with h5py.File(sink, "w") as file:
-            target = file.create_dataset(name, shape, dtype, fillvalue=np.nan, track_times=False)
-            total = hashlib.sha256()
-            start = 0
-            for block in blocks:
-                target[start : start + len(block)] = block
-                sink.check()
-                total.update(np.ascontiguousarray(block).data)
-                start += len(block)
-            for other, array in others.items():
-                file.create_dataset(other, data=array, track_times=False)
-            digests = {other: digest(array) for other, array in others.items()}
-            _set(file, attributes({**digests, name: total.hexdigest()}))
+            digests = {column.name: _write(file, column, sink) for column in columns}
+            _set(file, attributes(digests))
         sink.check()
 
 
-class _Sink(io.FileIO):
-    """A file for HDF5 to write to that keeps a failure to itself until `check`.
-
-    HDF5 cannot close a file whose disk is full: it goes on, then crashes as Python exits.
-    """
-
-    _error: OSError | None = None
-
-    def write(self, content: Any) -> int:
-        left = memoryview(content)
-        size = left.nbytes
-        try:
-            while left.nbytes and self._error is None:
-                left = left[super().write(left) :]
-        except OSError as error:
-            self._error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size) if self._error is None else 0
-        except OSError as error:
-            self._error = error
-            return 0
-
-    def check(self) -> None:
-        """Raise what went wrong since the file was opened."""
-        if self._error is not None:
-            raise OSError(self._error.errno, self._error.strerror, str(self.name))
+def _write(file: h5py.File, column: Column, sink: Sink) -> str:
+    """Write a dataset; the sha256 of its bytes."""
+    fill = np.nan if np.dtype(column.dtype).kind == "f" else None
+    target = file.create_dataset(
+        column.name, column.shape, column.dtype, fillvalue=fill, track_times=False
+    )
+    total, start = hashlib.sha256(), 0
+    for block in column.blocks:
+        target[start : start + len(block)] = block
+        sink.check()
+        total.update(np.ascontiguousarray(block).view(np.uint8).data)
+        start += len(block)
+    return total.hexdigest()
 
 
 def _set(file: h5py.File, attributes: Attributes) -> None:
@@ -188,8 +170,18 @@ def open_plain(path: Path) -> PlainFile:
     return PlainFile(arrays, attributes)
 
 
-@dataclass(frozen=True)
-class _Place:
+def places_in(path: Path, content: bytes) -> dict[str, "Place"]:
+    """Where the datasets of a plain file lie, by name; the file's checked bytes are given.
+
+    Raises IntegrityError for anything that is not plain.
+    """
+    places, _ = _read(path, io.BytesIO(content))
+    _refuse_beyond(path, places, len(content))
+    return places
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
     """Where a dataset lies in its file; offset in bytes."""
 
     offset: int
@@ -198,13 +190,19 @@ class _Place:
 
     @property
     def end(self) -> int:
+        """In bytes."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
+    def within(self, content: Buffer) -> Array:
+        """The dataset as an array over the file's bytes. Raises TypeError where they end before."""
+        return np.ndarray(self.shape, self.dtype, content, self.offset)
+
     def map(self, raw: BinaryIO) -> Mapped:
+        """The dataset as an array over the file."""
         return np.memmap(raw, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
-def _read(path: Path, raw: BinaryIO) -> tuple[dict[str, _Place], dict[str, Any]]:
+def _read(path: Path, raw: BinaryIO | io.BytesIO) -> tuple[dict[str, Place], dict[str, Any]]:
     try:
         with h5py.File(raw, "r") as file:
             places = {name: _place(path, file, name) for name in file}
@@ -214,13 +212,13 @@ def _read(path: Path, raw: BinaryIO) -> tuple[dict[str, _Place], dict[str, Any]]
         raise IntegrityError(f"{path} is not a whole HDF5 file ({reason})") from None
 
 
-def _refuse_beyond(path: Path, places: dict[str, _Place], size: int) -> None:
+def _refuse_beyond(path: Path, places: dict[str, Place], size: int) -> None:
     for name, place in places.items():
         if place.end > size:
             raise IntegrityError(f"{path}: dataset {name} reaches beyond the end of the file")
 
 
-def _place(path: Path, file: h5py.File, name: str) -> _Place:
+def _place(path: Path, file: h5py.File, name: str) -> Place:
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise IntegrityError(f"{path}: {name} is a link to somewhere else; refused")
     item = file[name]
@@ -231,7 +229,7 @@ def _place(path: Path, file: h5py.File, name: str) -> _Place:
     offset = item.id.get_offset()
     if item.dtype.kind not in _KINDS or not item.shape or 0 in item.shape or offset is None:
         raise IntegrityError(f"{path}: {name} has type {item.dtype}, shape {item.shape}; refused")
-    return _Place(int(offset), item.shape, item.dtype)
+    return Place(int(offset), item.shape, item.dtype)
 
 
 def _attribute(path: Path, file: h5py.File, key: str) -> Any:

@@ -6,49 +6,54 @@ HDF5 reads it.
 <store>/<fingerprint>/probe.npy is what the first machine made of the probe, its sha256 behind.
 """
 
-import hashlib
-import io
+import mmap
+import os
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline import files, hdf5
-from pipeline.dataset import Digests, positions
-from pipeline.errors import IntegrityError, ResourceError
+from pipeline import files, probe, shards
+from pipeline.dataset import Digests
+from pipeline.errors import IntegrityError
 from pipeline.frozen import Vectors
 from pipeline.hdf5 import Array
+from pipeline.index import Index
+from pipeline.segments import ABSENT
+from pipeline.shards import Layout
 
-BLOCK_ROWS = 2048
-_MARK_BYTES = hashlib.sha256().digest_size
+WINDOW_BYTES = 4 << 20
+"""Vectors gathered at a time: a shard is opened once for each window that has rows of it."""
 
-_parsing = threading.Lock()
-"""numpy parses a header as Python, which threads cannot do at once (python/cpython#106905)."""
+SCATTERED, FEW = 8, 32
+"""How many times larger a window is where an opened shard has fewer rows for it, on average."""
+
+_ROWS_OF_LOST = 1024
+_ATTEMPTS = 10
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """A checked shard: its rows' digests, and where their vectors lie in the file."""
-
-    sha256: Digests
-    offset: int
-    shape: tuple[int, ...]
-    dtype: npt.DTypeLike
+class LostRowsError(IntegrityError):
+    """Rows that were there have gone or were damaged; what is there now is to be looked at anew."""
 
 
 @dataclass
 class Store:
-    """The shards of one fingerprint below `root`. Opening reads nothing; `refresh` does."""
+    """The shards of one fingerprint below `root`. Opening reads nothing; `refresh` does.
+
+    _shards: names of those that are there, sorted; _checked: those whose bytes were checked.
+    """
 
     root: Path
     fingerprint: str
-    _shards: dict[Path, _Shard] = field(default_factory=dict, repr=False)
+    _shards: list[str] = field(default_factory=list, repr=False)
+    _checked: dict[str, Layout] = field(default_factory=dict, repr=False)
+    _index: Index = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index = Index(self.folder, self.fingerprint)
 
     @property
     def folder(self) -> Path:
@@ -65,32 +70,58 @@ class Store:
         Raises OSError where the disk is full, IntegrityError where what was written reads
         back as something else, or another run's `gc` took the folder away.
         """
-        content = hdf5.image({"sha256": sha256, "embeddings": vectors}, {})
-        path = self.folder / f"{shard_digest(self.fingerprint, content)}.h5"
+        content = shards.pack(sha256, vectors)
+        path = self._path(shards.digest(self.fingerprint, content))
         with self._keeping_folder(), files.replacing(path) as beside:
             beside.write_bytes(content)
             files.sync(beside)
-            _read_shard(beside, self.fingerprint, path.stem)
+            shards.read(beside, self.fingerprint, path.stem)
         return path
 
     def refresh(self) -> None:
-        """Look for shards not seen yet and check each; a damaged one is named and deleted.
+        """Look at what is there now: shards by the index, those it does not list by reading them.
 
-        What killed writers left half-written goes as well.
+        A damaged one that is read is named and deleted. What killed writers left half-written goes
+        as well. Raises LostRowsError where others leave the store no moment of peace.
         """
         files.sweep(self.folder)
-        for path in self._paths():
-            if path in self._shards:
-                continue
-            try:
-                self._shards[path] = _read_shard(path, self.fingerprint, path.stem)
-            except FileNotFoundError:
-                pass  # another run found it damaged
-            except IntegrityError as error:
-                print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
-                path.unlink(missing_ok=True)
+        for _ in range(_ATTEMPTS):
+            with suppress(FileNotFoundError):  # another run has just replaced a part of the index
+                self._list()
+                self._refresh_probe()
+                return
+        raise self._lost()
 
-        self._refresh_probe()
+    def _list(self) -> None:
+        there, ending = self._names(), shards.ENDING
+        listed = self._index.refresh(there)
+        names = sorted(name.removesuffix(ending) for name in there if name.endswith(ending))
+        self._shards = [name for name in names if name in listed or self._take_in(name)]
+        self._index.settle(self._shards)
+
+    def _take_in(self, name: str) -> bool:
+        """Check a shard and list it; whether it is whole."""
+        content = self._read(name)
+        if content is None:
+            return False
+        self._index.add(name, self._checked[name].digests(content))
+        return True
+
+    def _read(self, name: str) -> bytes | None:
+        """A shard's checked bytes; None where it is not there, or damaged: then it is deleted."""
+        path = self._path(name)
+        try:
+            content, self._checked[name] = shards.read(path, self.fingerprint, name)
+        except FileNotFoundError:
+            return None  # another run found it damaged
+        except IntegrityError as error:
+            print(f"headstart: {error}; deleted, its rows are computed anew", file=sys.stderr)
+            path.unlink(missing_ok=True)
+            return None
+        return content
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{shards.ENDING}"
 
     def _refresh_probe(self) -> None:
         try:
@@ -99,48 +130,95 @@ class Store:
             print(f"headstart: {error}; deleted, it is made anew", file=sys.stderr)
             self._probe.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
+    def _names(self) -> list[str]:
         try:
-            return sorted(self.folder.glob("*.h5"))
+            return [name for name in os.listdir(self.folder) if name[0] != "."]
         except FileNotFoundError:
-            return []  # the folder was deleted while it was opened
+            return []
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many images are looked for at a time."""
+        return self._index.rows_at_once
 
     def missing(self, wanted: Digests) -> Array:
-        """(N,) bool: which of `wanted` no seen shard has."""
-        held = [shard.sha256 for shard in self._shards.values()]
-        return ~np.isin(wanted, np.concatenate(held)) if held else np.ones(len(wanted), bool)
+        """(N,) bool: which of `wanted` no seen shard has. Raises LostRowsError."""
+        missing = np.ones(len(wanted), bool)
+        with self._keeping_folder():
+            for start in range(0, len(wanted), self.rows_at_once):
+                some = slice(start, start + self.rows_at_once)
+                missing[some] = self._index.find(wanted[some])[0] == ABSENT
+        return missing
 
-    def blocks(self, wanted: Digests) -> Iterator[Array]:
-        """The vectors of `wanted`, in its order, in blocks of at most BLOCK_ROWS rows.
+    def blocks(self, wanted: Iterable[Digests]) -> Iterator[Array]:
+        """The vectors of `wanted`, in its order, some megabytes at a time. See `rows_at_once`.
 
-        Where several shards hold an image, the one whose name sorts first is taken. Raises
-        IntegrityError where an image is in none.
+        Where several shards hold an image, the one whose name sorts first is taken. Every shard
+        that is read is checked, once. Raises LostRowsError where an image is in none or in a
+        damaged one: all of those are named and deleted by then.
         """
-        paths = sorted(self._shards)
-        held = [self._shards[path].sha256 for path in paths] or [np.empty(0, "S64")]
-        lengths = [len(digests) for digests in held]
-        owner = np.repeat(np.arange(len(held), dtype=np.int32), lengths)
-        row = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
-        first = _first_of_each(np.concatenate(held), wanted)
-        if (first < 0).any():
+        whole = True
+        for digests in wanted:
+            for block in self._gathered(digests):
+                whole = whole and block is not None
+                if block is not None and whole:
+                    yield block
+        if not whole:
             raise self._lost()
-        for start in range(0, len(wanted), BLOCK_ROWS):
-            block = first[start : start + BLOCK_ROWS]
-            yield self._gather(paths, owner[block], row[block])
 
-    def _gather(self, paths: list[Path], owner: Array, row: Array) -> Array:
-        """The rows of one block. A map is closed after use: each holds a file open."""
-        first = self._shards[paths[owner[0]]]
-        out = np.empty((len(row), *first.shape[1:]), dtype=first.dtype)
-        for number in np.unique(owner):
-            mine = owner == number
-            path = paths[number]
-            shard = self._shards[path]
-            try:
-                out[mine] = np.memmap(path, shard.dtype, "r", shard.offset, shard.shape)[row[mine]]
-            except (FileNotFoundError, ValueError):
-                raise self._lost() from None
-        return out
+    def _gathered(self, wanted: Digests) -> Iterator[Array | None]:
+        """The vectors, window by window; None for one of which some are lost."""
+        with self._keeping_folder():
+            rank, row = self._index.find(wanted)
+        if (rank == ABSENT).any():
+            raise self._lost()
+        step = self._window_rows(rank)
+        for start in range(0, len(wanted), step):
+            some = slice(start, start + step)
+            yield self._gather(rank[some], row[some], wanted[some])
+
+    def _window_rows(self, rank: Array) -> int:
+        """How many of the rows that these shards have, in this order, are a window's."""
+        name = self._shards[rank[0]]
+        if name not in self._checked and self._read(name) is None:
+            return _ROWS_OF_LOST  # the others are but to be checked
+        step = max(1, WINDOW_BYTES // self._checked[name].row_bytes)
+        windows = [rank[start : start + step] for start in range(0, len(rank), step)]
+        opened = sum(len(np.unique(window)) for window in windows)
+        return SCATTERED * step if FEW * opened > len(rank) else step
+
+    def _gather(self, rank: Array, row: Array, wanted: Digests) -> Array | None:
+        order = np.argsort(rank, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(rank[order])) + 1)
+        out, whole = None, True
+        for mine in parts:
+            taken = self._take(self._shards[rank[mine[0]]], row[mine], wanted[mine])
+            if taken is None:
+                whole = False
+            elif whole:
+                out = np.empty((len(rank), *taken.shape[1:]), taken.dtype) if out is None else out
+                out[mine] = taken
+        return out if whole else None
+
+    def _take(self, name: str, row: Array, wanted: Digests) -> Array | None:
+        """Some rows of a shard, which is checked the first time; None where it has them not.
+
+        A map is closed after use: each holds a file open.
+        """
+        content = self._read(name) if name not in self._checked else self._mapped(name)
+        if content is None:
+            return None
+        taken = self._checked[name].take(content, row, wanted)
+        if taken is None:
+            self._index.forget()
+        return taken
+
+    def _mapped(self, name: str) -> mmap.mmap | None:
+        try:
+            with self._path(name).open("rb", buffering=0) as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (FileNotFoundError, ValueError):  # ValueError: it is empty now
+            return None
 
     @contextmanager
     def _keeping_folder(self) -> Iterator[None]:
@@ -150,8 +228,8 @@ class Store:
         except FileNotFoundError:
             raise self._lost() from None
 
-    def _lost(self) -> IntegrityError:
-        return IntegrityError(f"{self.folder} lost rows during the run; run the command again")
+    def _lost(self) -> LostRowsError:
+        return LostRowsError(f"{self.folder} lost rows during the run; run the command again")
 
     def reference_probe(self) -> Vectors | None:
         """What the first machine made of the probe, (K, D) float32; None before any did.
@@ -162,60 +240,11 @@ class Store:
             content = self._probe.read_bytes()
         except FileNotFoundError:
             return None
-        body, mark = content[:-_MARK_BYTES], content[-_MARK_BYTES:]
-        if hashlib.sha256(body).digest() != mark:
-            raise IntegrityError(f"{self._probe} is damaged")
-        with _parsing:
-            probe: Vectors = np.load(io.BytesIO(body), allow_pickle=False)
-        return probe
+        return probe.unpack(self._probe, content)
 
     def put_probe(self, vectors: Vectors) -> None:
         """Keep the probe embeddings of the first machine that comes; later ones change nothing."""
         if self._probe.exists():
             return
-        buffer = io.BytesIO()
-        np.save(buffer, vectors, allow_pickle=False)
-        body = buffer.getvalue()
         with self._keeping_folder(), files.replacing(self._probe, first=True) as beside:
-            beside.write_bytes(body + hashlib.sha256(body).digest())
-
-
-def _first_of_each(sha256: Digests, wanted: Digests) -> Array:
-    """Where each of `wanted` stands first in `sha256`; -1 where it does not. (M,) int64."""
-    if not len(sha256):
-        return np.full(len(wanted), -1)
-    order = np.argsort(sha256, kind="stable")
-    found = positions(sha256[order], wanted)
-    return np.where(found < 0, -1, order[np.maximum(found, 0)])
-
-
-def check(path: Path, fingerprint: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape (N, D) and dtype of a shard's embeddings, once every byte of the file was checked.
-
-    Raises IntegrityError where it is damaged, ResourceError where it cannot be read, and
-    FileNotFoundError.
-    """
-    shard = _read_shard(path, fingerprint, path.stem)
-    return shard.shape, np.dtype(shard.dtype)
-
-
-def shard_digest(fingerprint: str, content: bytes) -> str:
-    """Hex sha256 over whose a shard is and all its bytes; its name."""
-    return hashlib.sha256(f"{fingerprint}\n".encode() + content).hexdigest()
-
-
-def _read_shard(path: Path, fingerprint: str, name: str) -> _Shard:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
-    if shard_digest(fingerprint, content) != name:
-        raise IntegrityError(f"{path} is damaged: its content is not what its name says")
-    shard = hdf5.open_plain(path)
-    try:
-        sha256, vectors = np.array(shard.arrays["sha256"]), shard.arrays["embeddings"]
-    except KeyError:
-        raise IntegrityError(f"{path} is not a shard") from None
-    return _Shard(sha256, vectors.offset, vectors.shape, vectors.dtype)
+            beside.write_bytes(probe.pack(vectors))

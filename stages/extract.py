@@ -3,8 +3,9 @@
 import argparse
 
 from pipeline.errors import exit_status, leave
-from pipeline.extraction import Places, describe, extract
+from pipeline.extraction import Places, extract
 from pipeline.project import open_project
+from pipeline.summary import describe
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
         name, artifacts=project.artifacts, root=project.data_root, store=project.store
     )
     summary = extract(places, project.execution, max_failed=project.params.data.max_failed)
-    print(describe(name, summary, places))
+    print(describe(name, summary, places.problems))
 
 
 if __name__ == "__main__":

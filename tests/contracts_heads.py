@@ -66,7 +66,8 @@ def embed(path: Path, labels: Labels, X: np.ndarray, **options) -> Embeddings:
     """Write the vectors as the tracked file of a backbone, and open it."""
     order = np.argsort(labels.sha256)
     record = backbone(path.parent, dim=X.shape[1], **options)
-    embeddings.write(path, record, labels.sha256[order], [X[order].astype(np.float16)])
+    vectors = X[order].astype(np.float16)
+    embeddings.write(path, record, [labels.sha256[order]], [vectors], rows=len(order))
     return embeddings.open(path)
 
 

@@ -12,18 +12,18 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "gpus", "names", "pace"},
+    {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
-    {"images", "dataset", "snapshot", "splitting"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
-    {"cluster", "hdf5", "store", "runtimes", "uses"},
-    {"embeddings", "formats", "heads", "metrics", "tuning"},
+    {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
+    {"attributes", "embeddings", "formats", "heads", "metrics", "tuning"},
     {"admission", "evaluation"},
     {"sharing"},
     {"worker"},
     {"computing"},
-    {"changes", "extraction", "preparation", "selection"},
+    {"changes", "extraction", "preparation", "selection", "summary"},
     {"planning", "reporting"},
     {"project"},
     {"cli", "stages"},

@@ -4,13 +4,15 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks import environments, images, measuring, progress, rivals, table
+from benchmarks import environments, images, measuring, progress, rivals, scale, table
 from benchmarks.__main__ import PARTS
 from benchmarks.ceiling import ceiling
+from benchmarks.desk import QUICK, Desk
 from benchmarks.incremental import SIGKILLED, _kill
 from pipeline.images import decode
 from tests.conftest import ROOT
@@ -177,6 +179,62 @@ def test_environments__too_little_disk__says_so(tmp_path, monkeypatch):
 def test_peers__each_has_a_script():
     scripts = {path.stem for path in rivals.SCRIPTS.glob("*.py")} - {"__init__", "given"}
     assert {peer.script for peer in rivals.PEERS} == scripts
+
+
+def test_scale__images__are_distinct_readable_and_the_same_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "FOLDER", 10)
+    named = dict(scale.images(tmp_path / "a", 25))
+    assert len(named) == 25
+    for sha256, path in named.items():
+        content = (tmp_path / "a" / path).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == sha256
+        assert decode(content).shape == (8, 8, 3)
+    assert dict(scale.images(tmp_path / "b", 25)) == named
+
+
+def sized(images: int, seconds: float, peak: float) -> scale.Sized:
+    """What a run of so many images might have measured."""
+    took = scale.Took(seconds, peak * scale.MIB)
+    return scale.Sized(
+        images=images,
+        images_per_second=1000,
+        extract=took,
+        again=took,
+        nothing=[took, took],
+        some=[took],
+        unlisted=took,
+        assemble=[took],
+        kept=1600 * images,
+        listed=40 * images,
+        file=1600 * images,
+    )
+
+
+@pytest.mark.parametrize(
+    ("power", "peak", "met"), [(0.5, 105, "yes"), (1, 109, "yes"), (2, 120, "no")]
+)
+def test_scale__rows__tell_growth_and_what_it_comes_to(power, peak, met):
+    rows = scale.rows([sized(100, 1, 100), sized(10_000, 1 * 100**power, peak)])
+    told = {row["what"]: row for row in rows}
+    for what in ("listing", "assembly"):
+        growth = told[f"{what} grows as images ** x, from 100 to 10000 images"]
+        assert growth["median"] == pytest.approx(power)
+        assert growth["met"] == met
+    memory = told["driver's peak memory, 10000 images, nothing to compute"]
+    assert (memory["median"], memory["median beside"], memory["met"]) == (peak, 100, met)
+    paper = told["on paper, 100000000 images: assemble"]
+    assert paper["median"] == pytest.approx(10_000 * 100**power)
+    assert "not measured: 10000 times" in paper["note"]
+
+
+@pytest.mark.slow
+def test_scale__few_images__are_measured(tmp_path):
+    few = replace(QUICK, sizes=(50, 150), runs=1)
+    rows = scale.measure(Desk(tmp_path, few, None))
+    told = {row["what"]: row["median"] for row in rows}
+    assert told["list, 1 % missing, 150 images"] > 0
+    assert told["the store, 150 images"] * scale.MIB > 150 * 768 * 2
+    assert not (tmp_path / "scale").exists()
 
 
 def test_docs__name_every_part():

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import embeddings, frozen, hdf5
+from pipeline import catalog, embeddings, frozen, hdf5
 from pipeline.errors import IntegrityError
 from pipeline.extraction import Places
-from pipeline.store import Store
+from pipeline.store import LostRowsError, Store
 from tests.frozen_fixtures import pixels
 from tests.test_embeddings import ask_here
 from tests.test_extraction import photos, places_in, run, write_photos
@@ -31,6 +31,7 @@ class Kept:
         self.kinds = {
             "shard": shards,
             "tracked": [places.embeddings],
+            "index": list(self.store.glob("*.index")),
             "probe": [self.store / "probe.npy"],
             "record": [places.backbone / frozen.RECORD],
             "model": [places.backbone / "model.onnx"],
@@ -49,9 +50,13 @@ class Kept:
 
     def found(self, kind: str, path: Path) -> str:
         """What is told of the damaged file; fails where nothing is."""
-        if kind in ("shard", "probe"):
-            Store(self.places.store, self.store.name).refresh()
-            assert not path.exists()
+        if kind in ("shard", "index", "probe"):
+            store = Store(self.places.store, self.store.name)
+            store.refresh()
+            if kind == "shard":  # which is listed, and read where its rows are taken
+                with pytest.raises(LostRowsError):
+                    list(store.blocks(catalog.opened(self.places.images).digests()))
+            assert not path.exists() or kind == "index"  # that is made anew at once
             return self.capsys.readouterr().err
         with pytest.raises(IntegrityError) as error:
             if kind == "tracked":
@@ -93,7 +98,7 @@ def flip_bits(kept: Kept, monkeypatch, count: int, mended: int) -> Counter[str]:
     random = np.random.default_rng(count)
     flips = Counter[str]()
     for number in range(count):
-        kind = str(random.choice(list(kept.kinds), p=[0.4, 0.4, 0.08, 0.06, 0.06]))
+        kind = str(random.choice(list(kept.kinds), p=[0.35, 0.35, 0.1, 0.08, 0.06, 0.06]))
         path = kept.kinds[kind][int(random.integers(len(kept.kinds[kind])))]
         bit = int(random.integers(8 * len(kept.whole[path])))
         flip(path, bit)
@@ -155,7 +160,7 @@ def append(content: bytearray, start: int, row: int) -> None:
 DAMAGES = [zero_a_chunk, swap_rows, ones_for_zeros, truncate, append]
 
 
-@pytest.mark.parametrize("kind", ["shard", "tracked", "probe", "record", "model"])
+@pytest.mark.parametrize("kind", ["shard", "index", "tracked", "probe", "record", "model"])
 def test_kept__damaged_at_large__is_found_named_and_mended(kept, kind):
     path = kept.kinds[kind][0]
     start, row = spans(kept, path) if kind in ("shard", "tracked") else (10, 40)

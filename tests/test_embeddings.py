@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import embeddings, files, frozen, hdf5
+from pipeline import attributes, embeddings, files, frozen, hdf5
 from pipeline.dataset import digests
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
@@ -44,7 +44,7 @@ def dataset(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def write(path: Path, count: int = 40, **changes) -> Path:
     """A small tracked file."""
     sha256, vectors = dataset(count)
-    embeddings.write(path, replace(BACKBONE, **changes), sha256, [vectors])
+    embeddings.write(path, replace(BACKBONE, **changes), [sha256], [vectors], rows=count)
     return path
 
 
@@ -77,10 +77,11 @@ def test_write__shards_cut_and_ordered_otherwise__give_the_same_bytes(tmp_path):
             store.put(sha256[part], vectors[part])
         store.refresh()
         path = tmp_path / str(number) / "raw.h5"
-        embeddings.write(path, BACKBONE, sha256, store.blocks(sha256))
+        embeddings.write(path, BACKBONE, [sha256], store.blocks([sha256]), rows=97)
         contents.add(path.read_bytes())
     one = tmp_path / "raw.h5"
-    embeddings.write(one, BACKBONE, sha256, iter(np.array_split(vectors, 9)))
+    blocks = np.array_split(vectors, 9)
+    embeddings.write(one, BACKBONE, np.array_split(sha256, 4), blocks, rows=97)
     assert contents == {one.read_bytes()}
 
 
@@ -95,7 +96,7 @@ def test_write__file__holds_what_its_docstring_says(tmp_path):
         np.testing.assert_array_equal(file["embeddings"][:], vectors)
         np.testing.assert_array_equal(file["sha256"][:], sha256)
         stored = dict(file.attrs)
-    assert stored.pop("format_version") == embeddings.FORMAT_VERSION == 1
+    assert stored.pop("format_version") == attributes.FORMAT_VERSION == 1
     assert stored.pop("dim") == DIM
     assert stored == {
         "backbone": "raw",
@@ -125,7 +126,7 @@ def test_write__float32_storage__keeps_float32(tmp_path):
     single = vectors.astype(np.float32) * 1e6
     fields = {**BACKBONE.fields, "storage": "float32"}
     path = tmp_path / "raw.h5"
-    embeddings.write(path, replace(BACKBONE, fields=fields), sha256, [single])
+    embeddings.write(path, replace(BACKBONE, fields=fields), [sha256], [single], rows=len(sha256))
     opened = embeddings.open(path)
     assert opened.vectors.dtype == np.float32
     np.testing.assert_array_equal(opened.vectors, single)
@@ -307,7 +308,7 @@ def test_open__sealed_but_of_another_version_or_order__is_refused(tmp_path, monk
     """A seal tells that nothing changed, not that all is right."""
     path = tmp_path / "raw.h5"
     with monkeypatch.context() as newer:
-        newer.setattr(embeddings, "FORMAT_VERSION", 2)
+        newer.setattr(attributes, "FORMAT_VERSION", 2)
         write(path)
     assert hdf5.is_sealed(path)
     refused(path, "format_version is 2, not 1")
@@ -317,21 +318,22 @@ def test_write__unsorted_rows__are_refused_and_leave_no_file(tmp_path):
     sha256, vectors = dataset(10)
     path = tmp_path / "raw.h5"
     with pytest.raises(IntegrityError, match="not sorted by sha256"):
-        embeddings.write(path, BACKBONE, sha256[::-1], [vectors])
+        embeddings.write(path, BACKBONE, [sha256[::-1]], [vectors], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_write__too_few_rows__are_refused_and_leave_no_file(tmp_path):
     sha256, vectors = dataset(10)
     with pytest.raises(IntegrityError, match="dataset embeddings is damaged"):
-        embeddings.write(tmp_path / "raw.h5", BACKBONE, sha256, [vectors[:9]])
+        embeddings.write(tmp_path / "raw.h5", BACKBONE, [sha256], [vectors[:9]], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_write__vectors_of_another_length_than_recorded__names_dim_with_both(tmp_path):
     sha256, vectors = dataset(10)
     with pytest.raises(IntegrityError, match=rf"dim is {DIM - 1}, .*have {DIM} values"):
-        embeddings.write(tmp_path / "raw.h5", replace(BACKBONE, dim=DIM - 1), sha256, [vectors])
+        backbone = replace(BACKBONE, dim=DIM - 1)
+        embeddings.write(tmp_path / "raw.h5", backbone, [sha256], [vectors], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -345,7 +347,7 @@ def test_write__failure_midway__keeps_the_file_that_was_there(tmp_path):
         raise RuntimeError("worker lost")
 
     with pytest.raises(RuntimeError, match="worker lost"):
-        embeddings.write(path, BACKBONE, sha256, blocks())
+        embeddings.write(path, BACKBONE, [sha256], blocks(), rows=10)
     assert path.read_bytes() == before
     assert [left.name for left in tmp_path.iterdir()] == ["raw.h5"]
 
@@ -359,7 +361,8 @@ def main():
     sha256, vectors = dataset(400)
     blocks = np.array_split(vectors, 20)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
-    embeddings.write(Path(sys.argv[1]) / "raw.h5", BACKBONE, sha256, iter(blocks))
+    path = Path(sys.argv[1]) / "raw.h5"
+    embeddings.write(path, BACKBONE, [sha256], iter(blocks), rows=400)
 
 sys.exit(exit_status(main))
 """

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import dataset, embeddings, extraction, frozen, pace, worker
+from pipeline import catalog, dataset, embeddings, extraction, frozen, pace, shards, worker
 from pipeline.admission import Terms
 from pipeline.dataset import Images
 from pipeline.decoding import Decoder, parent
@@ -503,6 +503,110 @@ def test_extract__flipped_bit_in_a_shard__is_named_and_its_rows_computed_anew(pr
     assert counts(run(project)) == (23, 0, 23, 0)
 
 
+def test_extract__damage_met_while_the_file_is_written__is_mended_in_the_same_run(
+    project, tmp_path, capsys
+):
+    """Two shards are damaged and one is gone: one more round finds and computes all of them."""
+    contents = photos(23)
+    contents["bad/cut.png"] = png(200)[:400]
+    write_photos(tmp_path, contents)
+    run(project, max_failed=0.5)
+    before = project.embeddings.read_bytes()
+    spoilt = sorted(project.store.glob("*/*.h5"))[:3]
+    held = sum(map(rows_of, spoilt))
+    for path in spoilt[:2]:
+        flip(path, 8 * (path.stat().st_size // 2))
+    spoilt[2].unlink()
+    capsys.readouterr()
+    summary = run(project, max_failed=0.5)
+    said = capsys.readouterr().err
+    assert counts(summary) == (24, held, 23 - held, 1)
+    assert [f"{path} is damaged" in said for path in spoilt] == [True, True, False]
+    assert said.count("lost rows during the run; looking again") == 1
+    assert project.embeddings.read_bytes() == before
+    assert [one.path for one in dataset.read_problems(project.problems)] == ["bad/cut.png"]
+    assert counts(run(project, max_failed=0.5)) == (24, 0, 23, 1)
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(content)
+
+
+def rows_of(shard: Path) -> int:
+    shape, _ = shards.check(shard, shard.parent.name)
+    return shape[0]
+
+
+def test_extract__shard_lost_after_it_was_listed__is_computed_anew(project, monkeypatch, capsys):
+    run(project)
+    before = project.embeddings.read_bytes()
+    (lost, *_) = sorted(project.store.glob("*/*.h5"))
+    held, real = rows_of(lost), Store.blocks
+
+    def blocks(store, wanted):
+        monkeypatch.setattr(Store, "blocks", real)
+        lost.unlink()
+        return real(store, wanted)
+
+    monkeypatch.setattr(Store, "blocks", blocks)
+    summary = run(project)
+    assert counts(summary) == (23, held, 23 - held, 0)
+    assert summary.start_seconds > 0
+    assert "lost rows during the run; looking again" in capsys.readouterr().err
+    assert project.embeddings.read_bytes() == before
+
+
+def test_extract__store_that_loses_rows_again_and_again__ends_with_exit_4(
+    project, monkeypatch, capsys
+):
+    rounds, real = [], Store.blocks
+
+    def blocks(store, wanted):
+        rounds.append(None)
+        flip(min(store.folder.glob("*.h5")), 9999)
+        return real(store, wanted)
+
+    run(project)
+    project.embeddings.unlink()
+    monkeypatch.setattr(Store, "blocks", blocks)
+    assert exit_status(lambda: run(project) and 0) == 4
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith("lost rows during the run; run the command again")
+    assert len(rounds) == extraction.ROUNDS
+    assert not project.embeddings.exists()
+    assert list(project.embeddings.parent.glob(".*")) == []
+
+
+def test_extract__second_round__does_not_try_what_failed_in_the_first(
+    project, tmp_path, monkeypatch
+):
+    spoil(project, tmp_path)
+    tried, real_stream, real_blocks = [], Decoder.stream, Store.blocks
+
+    def stream(decoder, images, size, **how):
+        tried.extend(path for _, path in images)
+        return real_stream(decoder, images, size, **how)
+
+    def blocks(store, wanted):
+        monkeypatch.setattr(Store, "blocks", real_blocks)
+        flip(min(store.folder.glob("*.h5")), 9999)
+        store.refresh()
+        store._checked.clear()
+        return real_blocks(store, wanted)
+
+    monkeypatch.setattr(Decoder, "stream", stream)
+    monkeypatch.setattr(Store, "blocks", blocks)
+    summary = run(project, max_failed=0.5)
+    assert summary.images == 27
+    assert summary.failed == 7
+    assert tried.count("bad/cut.png") == 1
+    assert len(tried) > 27
+    assert len(embeddings.open(project.embeddings).sha256) == 20
+    assert len(dataset.read_problems(project.problems)) == 7
+
+
 def test_extract__backbone_frozen_anew_in_the_same_folder__is_loaded_anew(project, tmp_path):
     """A Dask worker outlives runs; what it has loaded may be of yesterday."""
     raw = frozen.load(project.backbone)
@@ -551,18 +655,22 @@ def test_extract__notes_of_the_run__have_the_keys_of_the_design(project):
 
 @pytest.mark.parametrize(("images", "slots"), [(1, 1), (40, 2), (3000, 2), (100_000, 64)])
 @pytest.mark.parametrize("seconds", [1e-5, 0.01, 3.0])
-def test_shards__any_number_of_images__are_whole_and_within_bounds(images, slots, seconds):
+def test_shards__any_number_of_images__are_whole_and_within_bounds(
+    tmp_path, images, slots, seconds
+):
     names = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(images)]
     table = Images(dataset.digests(names), tuple(map(str, range(images))), (1,) * images)
+    dataset.write_images(tmp_path / "images.parquet", table)
+    listed = catalog.opened(tmp_path / "images.parquet")
     missing = np.ones(images, bool)
     missing[::7] = images < 7
     context = Context("/photos", "/raw", "/store", "cpu", None, None, None, (), Terms("{}"))
     going = pace.Pace(int(missing.sum()), slots)
     shards = []
-    for shard in extraction._shards(table, missing, context, going):
+    for shard in extraction._shards(listed, missing, context, going):
         shards.append(shard)
         going.add(len(shard.images), len(shard.images) * seconds)
-    listed = [image for shard in shards for image in shard.images]
-    assert listed == [(names[row], str(row)) for row in np.flatnonzero(missing)]
+    cut = [image for shard in shards for image in shard.images]
+    assert cut == [(names[row], str(row)) for row in np.flatnonzero(missing)]
     assert all(len(shard.images) <= pace.MOST for shard in shards)
     assert all(len(shard.images) >= pace.LEAST for shard in shards[:-1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, store
+from pipeline import files, shards
 from tests.conftest import Project, make_photos, make_project, use_pixels
 from tests.faulty import FAULTS, KILL, NEVER, Fault, Server, Tried, build, serving
 from tests.frozen_fixtures import pixels
@@ -119,8 +119,8 @@ class Firing:
         for name, there in found.items():
             if name in VOLATILE or re.fullmatch(VOLATILE_NOTES, name):
                 json.loads(there)
-            elif shard := re.fullmatch(r"\.store/(\w+)/(\w+)\.h5", name):  # cut by the pace
-                assert store.shard_digest(shard[1], there) == shard[2], f"{name} after {fault}"
+            elif named := re.fullmatch(r"\.store/(\w+)/(\w+)\.(h5|index)", name):  # by the pace
+                assert shards.digest(named[1], there) == named[2], f"{name} after {fault}"
             else:
                 assert there == self.expected.get(name), f"{name} after {fault}"
         absent = self.expected.keys() - found.keys()

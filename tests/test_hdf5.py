@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import resource
 import struct
@@ -17,6 +18,7 @@ import pytest
 
 from pipeline import hdf5
 from pipeline.errors import IntegrityError, ResourceError
+from pipeline.hdf5 import Column
 
 IMAGE = """
 import hashlib, numpy as np
@@ -176,10 +178,10 @@ def test_open_plain__shape_that_reaches_beyond_the_file__is_refused(tmp_path, ro
 def test_refuse_beyond__place_past_the_end_of_the_file__is_refused(tmp_path):
     """What HDF5 2 refuses by itself and older ones map."""
     half = np.dtype("f2")
-    fits = {"x": hdf5._Place(2048, (100, 10), half)}
+    fits = {"x": hdf5.Place(2048, (100, 10), half)}
     hdf5._refuse_beyond(tmp_path, fits, 2048 + 2000)
     for rows in (101, 2**60):
-        beyond = {"x": hdf5._Place(2048, (rows, 10), half)}
+        beyond = {"x": hdf5.Place(2048, (rows, 10), half)}
         with pytest.raises(IntegrityError, match="x reaches beyond the end of the file"):
             hdf5._refuse_beyond(tmp_path, beyond, 2048 + 2000)
 
@@ -232,15 +234,17 @@ def write_in_blocks(path: Path, values: np.ndarray, rows: int) -> dict[str, str]
         return {"digest": digests["embeddings"]}
 
     hdf5.write_blocks(
-        path,
-        "embeddings",
-        (values[start : start + rows] for start in range(0, len(values), rows)),
-        shape=values.shape,
-        dtype=str(values.dtype),
-        others={"weights": np.ones(3)},
-        attributes=attributes,
+        path, [column("embeddings", values, rows), column("sha256", NAMES, rows)], attributes
     )
     return seen
+
+
+def column(name: str, values: np.ndarray, rows: int) -> Column:
+    blocks = (values[start : start + rows] for start in range(0, len(values), rows))
+    return Column(name, values.shape, values.dtype.str, blocks)
+
+
+NAMES = np.array([hashlib.sha256(str(row).encode()).hexdigest() for row in range(101)], "S64")
 
 
 def test_write_blocks__cut_otherwise__gives_the_same_bytes_and_true_digests(tmp_path):
@@ -249,10 +253,23 @@ def test_write_blocks__cut_otherwise__gives_the_same_bytes_and_true_digests(tmp_
     assert len({(tmp_path / f"{rows}.h5").read_bytes() for rows in (1, 7, 101)}) == 1
     assert digests[0] == digests[1] == digests[2]
     assert digests[0]["embeddings"] == hashlib.sha256(values.tobytes()).hexdigest()
+    assert digests[0]["sha256"] == hashlib.sha256(NAMES.tobytes()).hexdigest()
     plain = hdf5.open_plain(tmp_path / "7.h5")
     np.testing.assert_array_equal(plain.arrays["embeddings"], values)
     assert plain.attributes == {"digest": digests[0]["embeddings"]}
     assert {name: hdf5.digest(array) for name, array in plain.arrays.items()} == digests[0]
+
+
+def test_write_blocks__file__is_what_h5py_makes_of_whole_arrays(tmp_path):
+    values = np.random.default_rng(0).standard_normal((101, 8)).astype(np.float16)
+    digests = write_in_blocks(tmp_path / "blocks.h5", values, 7)
+    once = io.BytesIO()
+    with h5py.File(once, "w") as file:
+        target = file.create_dataset("embeddings", values.shape, "f2", fillvalue=np.nan)
+        target[:] = values
+        file.create_dataset("sha256", data=NAMES)
+        file.attrs["digest"] = digests["embeddings"]
+    assert (tmp_path / "blocks.h5").read_bytes() == once.getvalue()
 
 
 @contextmanager
@@ -275,15 +292,8 @@ def test_write_blocks__full_disk__is_told_by_the_block_that_met_it(tmp_path):
             yield np.ones((10, 1000), np.float32)
 
     with file_size_limit(100_000), pytest.raises(OSError, match="too large") as failed:
-        hdf5.write_blocks(
-            tmp_path / "x.h5",
-            "embeddings",
-            blocks(),
-            shape=(500, 1000),
-            dtype="float32",
-            others={},
-            attributes=lambda _: {},
-        )
+        written = Column("embeddings", (500, 1000), "float32", blocks())
+        hdf5.write_blocks(tmp_path / "x.h5", [written], lambda _: {})
     assert failed.value.errno == errno.EFBIG
     assert failed.value.filename == str(tmp_path / "x.h5")
     assert len(taken) < 10

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline import dataset, files, store
+from pipeline import dataset, files, shards, store
 from tests.conftest import Project, make_project, use_pixels
 from tests.faulty import KILL, NEVER, Fault, build
 from tests.frozen_fixtures import lite0, pixels
@@ -175,11 +175,11 @@ class Life:
     def check(self) -> None:
         """What is there under a final name is whole, and no shard has gone."""
         self.check_nobody_left()
-        shards = set(self.store.glob("*/*.h5"))
-        assert shards >= self.shards
-        for shard in shards - self.shards:
-            assert store.shard_digest(shard.parent.name, shard.read_bytes()) == shard.stem
-        self.shards = shards
+        there = set(self.store.glob("*/*.h5"))
+        assert there >= self.shards
+        for shard in there - self.shards:
+            assert shards.digest(shard.parent.name, shard.read_bytes()) == shard.stem
+        self.shards = there
         for project in self.projects:
             for name, expected in self.calm.outs.items():
                 path = project.folder / "artifacts" / name

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import files, hdf5
+from pipeline import files, hdf5, shards
 from pipeline import store as store_module
 from pipeline.dataset import digests
 from pipeline.errors import IntegrityError, ResourceError
@@ -40,7 +40,7 @@ def opened(root: Path) -> Store:
 
 
 def rows(store: Store, *numbers: int) -> np.ndarray:
-    return np.concatenate(list(store.blocks(sha256s(*numbers))))
+    return np.concatenate(list(store.blocks([sha256s(*numbers)])))
 
 
 def test_put__same_rows_twice__is_one_file_with_the_same_bytes(tmp_path):
@@ -120,7 +120,7 @@ def test_store__shard_of_another_fingerprint_or_name__is_not_believed(tmp_path, 
 
 def test_store__file_named_by_its_content_that_is_no_shard__is_deleted(tmp_path, capsys):
     content = hdf5.image({"embeddings": vectors(1)}, {})
-    path = tmp_path / FINGERPRINT / f"{store_module.shard_digest(FINGERPRINT, content)}.h5"
+    path = tmp_path / FINGERPRINT / f"{shards.digest(FINGERPRINT, content)}.h5"
     path.parent.mkdir()
     path.write_bytes(content)
     assert opened(tmp_path).missing(sha256s(1)).all()
@@ -159,7 +159,8 @@ def test_missing__shards_put_since__are_seen_after_a_refresh(tmp_path):
 
 
 def test_blocks__several_shards__follow_the_order_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(store_module, "WINDOW_BYTES", 7 * 6 * 2)
+    monkeypatch.setattr(store_module, "SCATTERED", 1)
     store = Store(tmp_path, FINGERPRINT)
     random = np.random.default_rng(1)
     numbers = random.permutation(60)
@@ -167,14 +168,14 @@ def test_blocks__several_shards__follow_the_order_asked_for(tmp_path, monkeypatc
         put(store, *numbers[start : start + 11])
     store.refresh()
     wanted = random.permutation(60)[:45]
-    blocks = list(store.blocks(sha256s(*wanted)))
+    blocks = list(store.blocks([sha256s(*wanted)]))
     assert [len(block) for block in blocks] == [7, 7, 7, 7, 7, 7, 3]
     np.testing.assert_array_equal(np.concatenate(blocks), vectors(*wanted))
 
 
 def test_blocks__image_in_several_shards__is_taken_from_the_same_one_always(tmp_path):
     numbers = list(range(20))
-    shards = [
+    parts = [
         (numbers[:12], vectors(*numbers[:12])),
         (numbers[8:], vectors(*numbers[8:]) + np.float16(0.5)),
         (numbers[5:15], vectors(*numbers[5:15]) + np.float16(1)),
@@ -182,13 +183,13 @@ def test_blocks__image_in_several_shards__is_taken_from_the_same_one_always(tmp_
     seen = []
     for name, order in (("a", (0, 1, 2)), ("b", (2, 1, 0)), ("c", (1, 0, 2))):
         store = Store(tmp_path / name, FINGERPRINT)
-        written = {store.put(sha256s(*shards[k][0]), shards[k][1]): k for k in order}
+        written = {store.put(sha256s(*parts[k][0]), parts[k][1]): k for k in order}
         store.refresh()
         seen.append(rows(store, *numbers))
         first = written[min(written)]
-        theirs = sha256s(*numbers).tolist().index(sha256s(shards[first][0][0]).tolist()[0])
+        theirs = sha256s(*numbers).tolist().index(sha256s(parts[first][0][0]).tolist()[0])
         np.testing.assert_array_equal(
-            seen[-1][theirs : theirs + len(shards[first][0])], shards[first][1]
+            seen[-1][theirs : theirs + len(parts[first][0])], parts[first][1]
         )
     np.testing.assert_array_equal(seen[0], seen[1])
     np.testing.assert_array_equal(seen[0], seen[2])
@@ -261,7 +262,7 @@ for start in list(range(0, 64, 8)) * 3:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     store = opened(tmp_path)
-    assert len(list(store.folder.iterdir())) == 8
+    assert len(list(store.folder.glob("*.h5"))) == 8
     np.testing.assert_array_equal(rows(store, *range(64)), vectors(*range(64)))
 
 
@@ -328,3 +329,21 @@ def test_probe__damaged__is_named_and_made_anew(tmp_path, capsys):
         assert path.read_bytes() == whole
     store.refresh()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("scattered", "lengths"), [(False, [5] * 8), (True, [20, 20])])
+def test_blocks__rows_of_most_shards_in_every_window__take_larger_windows(
+    tmp_path, monkeypatch, scattered, lengths
+):
+    """So that each shard is opened fewer times."""
+    monkeypatch.setattr(store_module, "WINDOW_BYTES", 5 * 6 * 2)
+    monkeypatch.setattr(store_module, "SCATTERED", 4)
+    monkeypatch.setattr(store_module, "FEW", 3)
+    store = Store(tmp_path, FINGERPRINT)
+    order = np.random.default_rng(0).permutation(40) if scattered else np.arange(40)
+    for start in range(0, 40, 10):
+        put(store, *order[start : start + 10])
+    store.refresh()
+    blocks = list(store.blocks([sha256s(*range(40))]))
+    assert [len(block) for block in blocks] == lengths
+    np.testing.assert_array_equal(np.concatenate(blocks), vectors(*range(40)))

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
-from pipeline import store as shards
+from pipeline import files, shards
 from pipeline.cli.store import inventory
 from pipeline.cli.store.inventory import Holding, Inventory
 from pipeline.cli.store.owners import Owner, Standing, State, standing

@@ -15,8 +15,8 @@ DAY = 24 * 3600.0
 """Seconds."""
 
 _NOTES = {"probe.npy", "fields.json"}
-_SPEED = "speed-"
-"""As pipeline.tuning names its notes; the doctor imports this module, and must run where that cannot be."""
+_SPEED, _INDEX = "speed-", ".index"
+"""As pipeline.tuning and pipeline.index name their files; the doctor imports this module, and must run where those cannot be."""
 
 
 @dataclass
@@ -123,9 +123,11 @@ def _add(holding: Holding, entry: "os.DirEntry[str]") -> None:
         holding.sizes[about.st_size] += 1
         holding.samples.setdefault(about.st_size, Path(entry.path))
         holding.foreign = holding.foreign or ("" if files.is_digest(stem) else entry.name)
+    elif ending == _INDEX:
+        holding.foreign = holding.foreign or ("" if files.is_digest(stem) else entry.name)
     elif entry.name not in _NOTES and not entry.name.startswith(_SPEED):
         holding.foreign = holding.foreign or entry.name
-    if entry.name != "fields.json":
+    if entry.name != "fields.json" and ending != _INDEX:
         holding.newest = max(holding.newest, about.st_mtime)
 
 

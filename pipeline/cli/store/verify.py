@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import store as shards
-from pipeline import uses
+from pipeline import index, segments, shards, uses
 from pipeline.cli.store import inventory
 from pipeline.cli.store.inventory import Holding
 from pipeline.cli.wording import counted, size
@@ -62,8 +61,9 @@ def _chosen(holdings: Sequence[Holding], prefix: str, root: Path) -> list[Holdin
 
 
 def _files(holding: Holding) -> Iterator[Path]:
-    """Shards, the probe and notes; what is not whole yet is none of them."""
-    yield from inventory.files_in(holding.path, ".h5")
+    """Shards, their index, the probe and notes; what is not whole yet is none of them."""
+    yield from inventory.files_in(holding.path, shards.ENDING)
+    yield from inventory.files_in(holding.path, index.ENDING)
     yield from inventory.files_in(holding.path, ".npy")
     yield from inventory.files_in(holding.path, uses.FIELDS)
     yield from inventory.files_in(holding.path / uses.USES, ".json")
@@ -72,8 +72,10 @@ def _files(holding: Holding) -> Iterator[Path]:
 def _check(path: Path, holding: Holding) -> int:
     """The bytes of a file that is as it should be; 0 where a run deleted it meanwhile."""
     try:
-        if path.suffix == ".h5":
+        if path.suffix == shards.ENDING:
             shards.check(path, holding.fingerprint)
+        elif path.suffix == index.ENDING:
+            segments.opened(path, holding.fingerprint)
         elif path.suffix == ".npy":
             Store(holding.path.parent, holding.fingerprint).reference_probe()
         elif path.name == uses.FIELDS:
