@@ -39,15 +39,6 @@ def shards_in(base: Path) -> int:
     return len(list((base / "store").glob("*/*.h5")))
 
 
-def processes_of(started: subprocess.Popen) -> list[psutil.Process]:
-    """A nanny's worker: the process that does the work."""
-    return [
-        each
-        for each in psutil.Process(started.pid).children()
-        if "spawn_main" in " ".join(each.cmdline())
-    ]
-
-
 def test_extract__separate_scheduler_and_workers__make_the_same_bytes(pixels, tmp_path):
     expected = in_process(tmp_path / "alone", photos(60), pixels)
     write_photos(tmp_path, photos(60))
@@ -237,6 +228,24 @@ def test_extract__performance_report__is_written_and_nothing_else(pixels, tmp_pa
     assert notes == {f"dask-{pixels.name}.html", f"extract-{pixels.name}.json"}
     report = places_in(tmp_path, pixels).runs / f"dask-{pixels.name}.html"
     assert "Dask Performance Report" in report.read_text()
+
+
+@pytest.mark.slow
+def test_extract__scheduler_killed_while_a_report_is_asked_for__exits_6_without_one(
+    pixels, tmp_path
+):
+    write_photos(tmp_path, photos(120))
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker(*cluster.odd(), HS_SLOW="0.2")
+        file = str(cluster.file)
+        run = start_run(tmp_path, pixels, size=4, scheduler=file, performance_report=True)
+        wait_for(lambda: shards_in(tmp_path) >= 2)
+        end_family(cluster.scheduler)
+        code, _, err = finish(run)
+    assert code == 6, err
+    assert err.count("\n") == 1
+    assert list(places_in(tmp_path, pixels).runs.iterdir()) == []
 
 
 def listening(pid: int) -> set[str]:

@@ -3,6 +3,7 @@
 import logging
 import os
 import queue
+import secrets
 import signal
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,7 @@ def _advice(address: str) -> str:
 
 @contextmanager
 def _reported(path: Path | None) -> Iterator[None]:
-    """Have the scheduler write what it saw as an HTML page."""
+    """Have the scheduler write what it saw as an HTML page; of a run that fails there is none."""
     if path is None:
         yield
         return
@@ -130,9 +131,11 @@ def _reported(path: Path | None) -> Iterator[None]:
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    seen = performance_report(filename=str(beside))
     try:
-        with performance_report(filename=str(beside)):
-            yield
+        seen.__enter__()
+        yield
+        seen.__exit__(None, None, None)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -162,6 +165,7 @@ class DaskHands:
     _at: dict[Hashable, Any] = field(default_factory=dict)
     _ended: "queue.SimpleQueue[Outcome]" = field(default_factory=queue.SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
+    _mark: str = field(default_factory=lambda: secrets.token_hex(8))  # of drivers on one scheduler
 
     def here(self) -> dict[str, Hand]:
         try:
@@ -179,7 +183,7 @@ class DaskHands:
         return Hand(address, str(name), seat, threads)
 
     def call(self, address: str, function: Callable[[], Any]) -> Hashable:
-        ticket = f"headstart-{id(self)}-{next(self._numbers)}"
+        ticket = f"headstart-{self._mark}-{next(self._numbers)}"
         try:
             future = self.client.submit(
                 _guarded, function, key=ticket, workers=[address], pure=False
@@ -212,8 +216,10 @@ class DaskHands:
             try:
                 value = future.result(timeout=FETCH_SECONDS)
                 break
-            except TimeoutError:  # it ended, and so did its worker, before the result came over
-                if not self._is_there(address):
+            except TimeoutError as error:
+                if future.status == "error":  # the task's own, of a disk that does not answer
+                    return Outcome(ticket, error=error)
+                if not self._is_there(address):  # it ended, then its worker, before it came over
                     return Outcome(ticket, died=True)
             except BaseException as error:  # noqa: BLE001 - whatever a task raised
                 if type(error).__name__ == "KilledWorker":
