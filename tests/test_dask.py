@@ -72,6 +72,22 @@ def test_extract__worker_killed_midway__is_named_and_the_run_ends_in_the_same_by
     assert digest(tmp_path, pixels) == expected
 
 
+@pytest.mark.slow
+def test_extract__worker_that_dask_pauses_midway__is_done_without(pixels, tmp_path):
+    write_photos(tmp_path, photos(60))
+    never = {"DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False"}  # Dask would end what it began not
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker(*cluster.odd(), "--name", "full", HS_PAUSE="1", **never)
+        cluster.start_worker(*cluster.odd(), HS_SLOW="0.2")
+        log = tmp_path / "dask" / "scheduler.log"
+        wait_for(lambda: log.read_text().count("Register worker") == 2)
+        run = start_run(tmp_path, pixels, size=4, scheduler=str(cluster.file))
+        code, out, err = finish(run)
+    assert (code, out) == (0, "(60, 60, 0, 0)"), err
+    assert "worker full (tcp://127.0.0.1:" in err
+
+
 def poisoned(base: Path, backbone: Path, seed: int, *, shards: int, size: int = 16) -> None:
     """One run among good shards; the poisonous image alone is listed."""
     contents = photos(shards * size)
