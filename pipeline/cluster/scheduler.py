@@ -5,6 +5,7 @@ import os
 import queue
 import secrets
 import signal
+import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,6 +29,9 @@ FETCHERS = 8
 
 FETCH_SECONDS = 5.0
 """How long a result may take to come over, before it is looked whether its worker is there."""
+
+PAUSED_SECONDS = 5.0
+"""How often it is looked whether workers are paused: what is told of each then is a kilobyte."""
 
 
 @contextmanager
@@ -57,6 +61,7 @@ def _local(workers: int, execution: ExecutionParams, cores: int) -> Iterator["Da
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
+            memory_limit=0,  # an even share of it may be less than a model takes
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
@@ -154,6 +159,7 @@ def _hands(client: Any, place: str) -> Iterator["DaskHands"]:
 class DaskHands:
     """The workers of a Dask scheduler; see `pipeline.cluster.crew.Hands`.
 
+    A paused one, whose memory Dask finds too full, is not there: it begins nothing that it is given.
     own: whether it was started for this run.
     """
 
@@ -162,6 +168,7 @@ class DaskHands:
     fetchers: ThreadPoolExecutor
     own: bool = False
     _known: dict[str, Hand] = field(default_factory=dict)
+    _look_closer: float = float("-inf")
     _at: dict[Hashable, Any] = field(default_factory=dict)
     _ended: "queue.SimpleQueue[Outcome]" = field(default_factory=queue.SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
@@ -170,12 +177,16 @@ class DaskHands:
     def here(self) -> dict[str, Hand]:
         try:
             threads = self.client.nthreads()
-            if threads.keys() - self._known.keys():
-                about = self.client.scheduler_info()["workers"]
-                self._known = {address: self._hand(address, about[address]) for address in about}
+            if threads.keys() != self._known.keys() or time.monotonic() > self._look_closer:
+                self._known = self._running(self.client.scheduler_info()["workers"])
+                self._look_closer = time.monotonic() + PAUSED_SECONDS
         except (OSError, RuntimeError) as error:
             raise _lost(error) from None
         return {address: self._known[address] for address in threads if address in self._known}
+
+    def _running(self, about: dict[str, dict[str, Any]]) -> dict[str, Hand]:
+        able = {address: each for address, each in about.items() if each["status"] == "running"}
+        return {address: self._hand(address, each) for address, each in able.items()}
 
     def _hand(self, address: str, about: dict[str, Any]) -> Hand:
         threads, name = int(about["nthreads"]), about["name"]
