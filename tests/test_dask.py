@@ -309,6 +309,23 @@ def test_extract__interrupted_on_an_existing_cluster__leaves_its_workers_alone(p
     assert out.startswith("(120, ")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [0, 2])
+def test_extract__interrupted_on_a_terminal_with_local_workers__is_one_line(
+    pixels, tmp_path, kept
+):
+    """There the workers hear Ctrl-C as well."""
+    write_photos(tmp_path, photos(300))
+    run = start_run(tmp_path, pixels, within=("setsid",), size=2, workers=2)
+    run_itself = psutil.Process(run.pid)  # setsid becomes what it starts
+    wait_for(lambda: len(run_itself.children()) >= 3 and shards_in(tmp_path) >= kept)
+    os.killpg(run.pid, signal.SIGINT)
+    code, _, err = finish(run)
+    assert code == 130, err
+    assert err.count("\n") == 1, err
+    assert "interrupted" in err
+
+
 class Hosts:
     """Two hosts: network namespaces with a cable between them."""
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,12 @@ def _local(workers: int, execution: ExecutionParams, cores: int) -> Iterator["Da
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Hold Ctrl-C back for as long: Dask cannot be stopped while it starts."""
+    """Hold Ctrl-C back for as long, and from what is started for good: it is ours to end.
+
+    Dask cannot be stopped while it starts. Python's tracker of resources, started by the first
+    process that is, would let Ctrl-C through again.
+    """
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
