@@ -1,5 +1,6 @@
 """What a worker does: the images of a shard -> their vectors, in the store."""
 
+import gc
 import threading
 import time
 import weakref
@@ -203,10 +204,15 @@ def _loaded(context: Context, seat: Seat) -> _Loaded:
 
 
 def _make_room(context: Context) -> None:
-    """Let go of what is used no longer: the same with another batch, or the oldest."""
+    """Let go of what is used no longer: the same with another batch, or the oldest.
+
+    An error that ended a shard can hold on to its model in a circle, and on a GPU there may be no
+    room for another beside it.
+    """
     for old in list(_kept):
         if replace(old[0], batch_size=context.batch_size) == context or len(_kept) >= LOADED:
             del _kept[old]
+    gc.collect()
 
 
 def _load(context: Context, seat: Seat) -> _Loaded:

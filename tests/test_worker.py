@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import weakref
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_ready__same_run_with_another_batch__lets_go_of_the_model_it_had(context
     halved = replace(context, batch_size=2)
     worker.ready(halved, Seat(1))
     assert [kept for kept, _ in worker._kept] == [halved]
+
+
+def test_ready__model_that_an_error_holds_on_to__is_gone_before_another_is_loaded(
+    context, monkeypatch
+):
+    worker.ready(context, Seat(1))
+    (loaded,) = worker._kept.values()
+    circle: list = [loaded]
+    circle.append(circle)
+    held, alive, real = weakref.ref(loaded), [], worker._load
+    del loaded, circle
+    monkeypatch.setattr(worker, "_load", lambda *given: (alive.append(held()), real(*given))[1])
+    worker.ready(replace(context, batch_size=2), Seat(1))
+    assert alive == [None]
 
 
 def test_ready__many_runs_with_one_worker__keep_the_last_few(context, tmp_path):

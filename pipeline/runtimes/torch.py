@@ -214,4 +214,4 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     text = str(error)
-    return "CUDA" in text.upper() and ("out of memory" in text or "ALLOC_FAILED" in text)
+    return ("CUDA" in text and "out of memory" in text) or "_STATUS_ALLOC_FAILED" in text
