@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.conftest import real_images
-
 _SOI = b"\xff\xd8"
 _APP0 = b"\xff\xe0"
 _COMMENT = b"\xff\xfe\x00\x06"
@@ -24,6 +22,8 @@ def source() -> Path | None:
     given = os.environ.get("HEADSTART_BENCH_PHOTOS")
     if given:
         return Path(given)
+    from tests.conftest import real_images  # not where photos are made, on a bare machine
+
     photos = real_images() / "ants_bees"
     return photos if photos.is_dir() else None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -13,8 +14,10 @@ from pipeline.cluster import Cluster, Work, cores, is_here, open_cluster
 from pipeline.dataset import Problem
 from pipeline.errors import DeviceMemoryError
 from pipeline.pace import Pace, verdict
-from pipeline.params import ExecutionParams
 from pipeline.worker import PHASES, Context, Shard, ShardResult, work
+
+if TYPE_CHECKING:
+    from pipeline.params import ExecutionParams
 
 Shards = Callable[[Context, Pace], Iterator[Shard]]
 """Lists what is missing now, in shards of the size that the pace tells."""
@@ -52,7 +55,7 @@ class Tally:
 def compute(
     shards: Shards,
     context: Context,
-    execution: ExecutionParams,
+    execution: "ExecutionParams",
     *,
     total: int,
     report: Path | None = None,

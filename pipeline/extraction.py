@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array
 from pipeline.pace import Pace
-from pipeline.params import ExecutionParams
 from pipeline.store import LostRowsError, Store
 from pipeline.summary import Summary, process_start
 from pipeline.worker import Context, Shard
+
+if TYPE_CHECKING:
+    from pipeline.params import ExecutionParams
 
 SAMPLED = 100
 """Missing images among which some are looked for that a worker must have as well."""
@@ -68,7 +71,23 @@ class Places:
         return self.embeddings.with_name(f"{self.embeddings.stem}.problems.csv")
 
 
-def extract(places: Places, execution: ExecutionParams, *, max_failed: float) -> Summary:
+@dataclass(frozen=True)
+class _Run:
+    """What does not change while an extraction lasts."""
+
+    places: Places
+    backbone: FrozenBackbone
+    images: Catalog
+    execution: "ExecutionParams"
+
+    def refreshed(self) -> Store:
+        """The store as it is now, every shard that no index has read and checked."""
+        store = Store(self.places.store, self.backbone.fingerprint)
+        store.refresh()
+        return store
+
+
+def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) -> Summary:
     """Embed what the store does not have yet, then write the tracked file.
 
     max_failed: share of the images that may fail. Raises InputError where more do (the list
@@ -77,24 +96,21 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     damaged as the file is written are computed anew, and it is begun again.
     """
     backbone = frozen.load(places.backbone)
-    images = catalog.opened(places.images)
-    summary, problems = Summary(images=images.rows), list[Problem]()
+    run = _Run(places, backbone, catalog.opened(places.images), execution)
+    summary, problems = Summary(images=run.images.rows), list[Problem]()
     changed = uses.note(places.store, backbone)
     for left in reversed(range(ROUNDS)):
         try:
-            store = _refreshed(places, backbone)
-            missing = _missing(images, store, problems)
+            store = run.refreshed()
+            missing = _missing(run.images, store, problems)
             if missing.any():
                 if changed:
                     print(f"headstart: {changed}", file=sys.stderr)
-                _check_root(places.root)
-                part = Summary(images=images.rows)
-                problems += _compute(images, missing, store, backbone, places, execution, part)
-                summary.add(part)
-                store = _refreshed(places, backbone)  # shards seen long ago are checked again
-            summary.reused = max(0, images.rows - summary.computed - len(problems))
+                problems += _compute(run, store, missing, summary)
+                store = run.refreshed()  # shards seen long ago are checked again
+            summary.reused = max(0, summary.images - summary.computed - len(problems))
             _refuse_failures(problems, backbone.name, places, max_failed, summary)
-            _write(images, places, backbone, store, problems)
+            _write(run, store, problems)
             break
         except LostRowsError:
             if not left:
@@ -104,12 +120,6 @@ def extract(places: Places, execution: ExecutionParams, *, max_failed: float) ->
     summary.finish()
     files.write_json(places.runs / f"extract-{backbone.name}.json", asdict(summary))
     return summary
-
-
-def _refreshed(places: Places, backbone: FrozenBackbone) -> Store:
-    store = Store(places.store, backbone.fingerprint)
-    store.refresh()
-    return store
 
 
 def _missing(images: Catalog, store: Store, problems: list[Problem]) -> Array:
@@ -126,19 +136,17 @@ def _digests_of(problems: list[Problem]) -> Digests:
     return dataset.digests(problem.sha256 for problem in problems)
 
 
-def _write(
-    images: Catalog, places: Places, backbone: FrozenBackbone, store: Store, problems: list[Problem]
-) -> None:
+def _write(run: _Run, store: Store, problems: list[Problem]) -> None:
     """Write the tracked file and the list of what is not in it."""
-    failed = _digests_of(problems)
+    failed, images = _digests_of(problems), run.images
     embeddings.write(
-        places.embeddings,
-        backbone,
+        run.places.embeddings,
+        run.backbone,
         images.digests(but=failed),
         store.blocks(images.digests(store.rows_at_once, but=failed)),
         rows=images.rows - len(failed),
     )
-    dataset.write_problems(places.problems, problems)
+    dataset.write_problems(run.places.problems, problems)
 
 
 def _check_root(root: Path) -> None:
@@ -150,42 +158,31 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _context(
-    places: Places,
-    backbone: FrozenBackbone,
-    execution: ExecutionParams,
-    images: Catalog,
-    missing: Array,
-) -> Context:
+def _context(run: _Run, missing: Array) -> Context:
+    execution = run.execution
     return Context(
-        root=str(places.root),
-        backbone=str(places.backbone),
-        store=str(places.store),
+        root=str(run.places.root),
+        backbone=str(run.places.backbone),
+        store=str(run.places.store),
         device=execution.device,
         threads=_number(execution.threads) if is_here(execution) else None,
         sessions=_number(execution.sessions),
         batch_size=_number(execution.batch_size),
         measure=tuple(name for name, least in MEASURED.items() if missing.sum() >= least),
-        terms=_terms(places, backbone, execution, images, missing),
+        terms=_terms(run, missing),
     )
 
 
-def _terms(
-    places: Places,
-    backbone: FrozenBackbone,
-    execution: ExecutionParams,
-    images: Catalog,
-    missing: Array,
-) -> Terms:
+def _terms(run: _Run, missing: Array) -> Terms:
     """What other processes than this one must have to take part."""
-    fields = json.dumps(backbone.fields, sort_keys=True)
-    if is_here(execution):
+    fields = json.dumps(run.backbone.fields, sort_keys=True)
+    if is_here(run.execution):
         return Terms(fields)
-    some = list(islice(images.sized(missing), SAMPLED))
+    some = list(islice(run.images.sized(missing), SAMPLED))
     return Terms(
         fields,
-        versions=admission.versions(str(backbone.fields["runtime"])),
-        sample=admission.sample(places.root, some),
+        versions=admission.versions(str(run.backbone.fields["runtime"])),
+        sample=admission.sample(run.places.root, some),
     )
 
 
@@ -193,29 +190,31 @@ def _number(wish: int | str) -> int | None:
     return wish if isinstance(wish, int) else None
 
 
-def _compute(
-    images: Catalog,
-    missing: Array,
-    store: Store,
-    backbone: FrozenBackbone,
-    places: Places,
-    execution: ExecutionParams,
-    summary: Summary,
-) -> list[Problem]:
-    """Run the shards of what is missing; fills in `summary` and returns what failed."""
+def _compute(run: _Run, store: Store, missing: Array, summary: Summary) -> list[Problem]:
+    """Run the shards of what is missing; adds to `summary` and returns what failed."""
+    _check_root(run.places.root)
     total = int(missing.sum())
-    context = _context(places, backbone, execution, images, missing)
 
     def shards(context: Context, pace: Pace) -> Iterator[Shard]:
-        store.refresh()  # what a run that was begun again has left
-        return _shards(images, missing & _missing(images, store, []), context, pace)
+        left = missing
+        if pace.done:  # begun again, with what a GPU that ran out of memory has left to do
+            store.refresh()
+            left = missing & _missing(run.images, store, [])
+        return _shards(run.images, left, context, pace)
 
-    report = places.runs / f"dask-{backbone.name}.html"
-    tally = compute(shards, context, execution, total=total, report=report)
+    report = run.places.runs / f"dask-{run.backbone.name}.html"
+    tally = compute(shards, _context(run, missing), run.execution, total=total, report=report)
     problems = sorted(tally.problems.values())
-    summary.computed, summary.failed = total - len(problems), len(problems)
-    summary.phases, summary.verdict = tally.phases, tally.verdict
-    summary.start_seconds = tally.began - process_start()
+    summary.add(
+        Summary(
+            images=run.images.rows,
+            computed=total - len(problems),
+            failed=len(problems),
+            start_seconds=tally.began - process_start(),
+            phases=tally.phases,
+            verdict=tally.verdict,
+        )
+    )
     return problems
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline import files
 from pipeline.errors import IntegrityError
 from pipeline.images import Pixels, Preprocessing, preprocess
-from pipeline.params import NAME
+from pipeline.names import NAME
 
 FORMAT_VERSION = 1
 RECORD = "backbone.json"

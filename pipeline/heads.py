@@ -29,7 +29,8 @@ from sklearn.svm import SVC, LinearSVC
 
 from pipeline import files
 from pipeline.errors import ConfigurationError, IntegrityError
-from pipeline.params import HeadParams, checked, unknown
+from pipeline.names import unknown
+from pipeline.params import HeadParams, checked
 
 C_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 5, 45))
 """The 45 values of the linear-probe protocol (SimCLR, Chen 2020; DINOv2, Oquab 2023)."""

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -13,8 +12,8 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import ConfigurationError
+from pipeline.names import NAME, unknown
 
-NAME = re.compile(r"[a-z0-9_]+")
 CONTROL_SOURCES = ("pixels", "random")
 CONTROL_KINDS = ("dummy",)
 """Backbones of these sources and heads of these kinds are there to be beaten, never the best."""
@@ -69,7 +68,7 @@ class BackboneParams(_Block):
     sha256: Sha256 | None = None
     preprocessing: PreprocessingParams | None = None
     runtime: str = "onnx"
-    precision: Literal["float32"] = "float32"
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
     storage: Literal["float16", "float32"] = "float16"
 
 
@@ -145,15 +144,6 @@ def checked(model: type[M], content: object, *, where: str, at: str = "") -> M:
         return model.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError(_line(model, error, where, at)) from None
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """The words for a name that is not known, the near miss named, or all that are."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    if near:
-        return f"unknown {what} {name!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown {what} {name!r}; choose one of: {', '.join(names) or '(none)'}"
 
 
 def _read(path: Path) -> object:

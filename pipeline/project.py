@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from pipeline import params as parameters
 from pipeline.errors import ConfigurationError
-from pipeline.params import BackboneParams, ExecutionParams, HeadParams, Params, unknown
+from pipeline.names import unknown
+from pipeline.params import BackboneParams, ExecutionParams, HeadParams, Params
 
 Entry = TypeVar("Entry")
 

@@ -95,12 +95,13 @@ class BackboneContract:
     def test_embed__onnx__is_what_torch_makes(self, backbone, entry):
         import torch
 
-        from pipeline.backbones.freezing import Normalised
+        from pipeline.architectures.restored import Normalised
 
         pretrained = backbones.check("entry", entry).load(entry, "entry", Path)
         probe = frozen.probe_pixels(backbone.preprocessing)
         with torch.inference_mode():
-            expected = Normalised(pretrained).eval()(torch.from_numpy(probe.copy())).numpy()
+            module = Normalised(pretrained.module, pretrained.preprocessing).eval()
+            expected = module(torch.from_numpy(probe.copy())).numpy()
         measured = load(backbone, None).embed(probe)
         frozen.check_drift(measured, expected, precision=entry.precision, what="onnx")
 

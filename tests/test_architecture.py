@@ -12,10 +12,10 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "gpus", "pace", "sink"},
+    {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
     {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
-    {"decoding", "frozen"},
+    {"architectures", "decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
     {"attributes", "embeddings", "formats", "heads", "metrics", "tuning"},
@@ -31,10 +31,21 @@ LEVELS = [
 """Lowest first; a module imports from its own level or below."""
 
 HOMES = {
-    "torch": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
-    "timm": {"pipeline/backbones/timm.py"},
-    "torchvision": {"pipeline/backbones/", "pipeline/cli/doctor/trial.py"},
-    "onnx": {"pipeline/backbones/freezing.py", "pipeline/cli/doctor/trial.py"},
+    "torch": {
+        "pipeline/architectures/",
+        "pipeline/backbones/",
+        "pipeline/runtimes/torch.py",
+        "pipeline/runtimes/streams.py",
+        "pipeline/runtimes/compiling.py",
+        "pipeline/cli/doctor/trial.py",
+    },
+    "timm": {"pipeline/architectures/", "pipeline/backbones/timm.py"},
+    "torchvision": {
+        "pipeline/architectures/",
+        "pipeline/backbones/",
+        "pipeline/cli/doctor/trial.py",
+    },
+    "onnx": {"pipeline/architectures/exported.py", "pipeline/cli/doctor/trial.py"},
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
         "pipeline/runtimes/bindings.py",

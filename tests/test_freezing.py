@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline import files, frozen, runtimes
+from pipeline.architectures import exported
 from pipeline.backbones import freezing
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.params import BackboneParams
@@ -28,7 +29,7 @@ PIXELS = BackboneParams(source="pixels")
 @pytest.fixture(params=["pixels", "lite0"])
 def model(request) -> Path:
     """The model file of each frozen backbone."""
-    return request.getfixturevalue(request.param) / freezing.MODEL
+    return request.getfixturevalue(request.param) / exported.MODEL
 
 
 def texts(message) -> set[str]:
@@ -69,7 +70,7 @@ def test_model__bytes__hold_no_path_trace_or_producer(model):
 def test_model__header__is_one_file_of_the_stated_opset_without_a_producer(model):
     loaded = onnx.load(model, load_external_data=False)
     assert [(opset.domain, opset.version) for opset in loaded.opset_import] == [
-        ("", freezing.OPSET)
+        ("", exported.OPSET)
     ]
     assert (loaded.producer_name, loaded.producer_version, loaded.doc_string) == ("", "", "")
     assert not loaded.functions
@@ -176,7 +177,7 @@ class Branching(torch.nn.Module):
 def test_export__graphs_within_the_graph__are_stripped_too(tmp_path):
     path = tmp_path / "x.onnx"
     images = np.ones((2, 2, 2, 3), np.uint8)
-    freezing.export(Branching(), images, path)
+    exported.export(Branching(), images, path)
     assert "If" in {node.op_type for node in onnx.load(path).graph.node}
     assert not re.search(rb"\.py\b|pkg\.|/tests/|Branching", path.read_bytes())
     np.testing.assert_array_equal(freezing._run(path, images), np.full((2, 12), 2.0))

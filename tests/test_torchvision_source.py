@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import models
 
-from pipeline import files
+from pipeline import architectures, files
 from pipeline.backbones import torchvision
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.params import BackboneParams
@@ -108,6 +108,6 @@ def test_torchvision__model_without_a_last_linear__is_refused(tmp_path):
 @pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("alexnet", 4096), ("vit_b_16", 768)])
 def test_torchvision__penultimate__has_the_documented_width(name, dim):
     model = models.get_model(name, weights=None).eval()
-    torchvision._without_classifier(model, AT)
+    architectures.torchvision_without_classifier(model, AT)
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 224, 224)).shape == (1, dim)

@@ -1,13 +1,15 @@
 """Where pretrained weights come from. One module and one line in SOURCES a source."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline import frozen
 from pipeline.backbones import pixels, timm, torchvision, weights
 from pipeline.backbones.source import Locate, Origin, Source
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
-from pipeline.params import BackboneParams, unknown
+from pipeline.names import unknown
+from pipeline.params import BackboneParams
 
 SOURCES: dict[str, Source] = {
     "timm": timm.SOURCE,
@@ -15,7 +17,7 @@ SOURCES: dict[str, Source] = {
     "pixels": pixels.SOURCE,
 }
 
-RUNTIMES = ("onnx",)
+RUNTIMES = ("onnx", "torch")
 """Names of the runtimes a backbone can be frozen for."""
 
 
@@ -29,6 +31,11 @@ def check(name: str, entry: BackboneParams) -> Source:
         raise ConfigurationError(f"{at}.source: {unknown('source', entry.source, SOURCES)}")
     if entry.runtime not in RUNTIMES:
         raise ConfigurationError(f"{at}.runtime: {unknown('runtime', entry.runtime, RUNTIMES)}")
+    if entry.runtime == "onnx" and entry.precision != "float32":
+        raise ConfigurationError(
+            f"{at}.precision: runtime onnx computes in float32 alone; "
+            f"write runtime: torch for {entry.precision}, or precision: float32"
+        )
     source = SOURCES[entry.source]
     source.check(entry, at)
     return source
@@ -51,8 +58,14 @@ def already_frozen(entry: BackboneParams, folder: Path) -> FrozenBackbone | None
         return None
     backbone = frozen.load(folder)
     fields = backbone.fields
-    made = (backbone.weights, fields["source"], fields["architecture"], fields["storage"])
-    asked = (weights.stated(entry), entry.source, entry.model or entry.source, entry.storage)
-    recipe = entry.preprocessing
-    same = recipe is None or recipe.model_dump() == fields["preprocessing"]
-    return backbone if same and made == asked else None
+    asked: dict[str, Any] = {
+        "source": entry.source,
+        "architecture": entry.model or entry.source,
+        "runtime": entry.runtime,
+        "precision": entry.precision,
+        "storage": entry.storage,
+    }
+    if entry.preprocessing is not None:
+        asked["preprocessing"] = entry.preprocessing.model_dump()
+    same = all(fields[name] == value for name, value in asked.items())
+    return backbone if same and backbone.weights == weights.stated(entry) else None

@@ -1,17 +1,15 @@
-"""Freezing: a pretrained module -> one ONNX file that takes uint8 images, and its record."""
+"""Freezing: a pretrained module -> one file that a runtime takes, and its record."""
 
-import logging
-import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 
 from pipeline import backbones, files, frozen
+from pipeline.architectures import exported, restored
+from pipeline.architectures.restored import Normalised
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Pretrained
 from pipeline.errors import IntegrityError
@@ -19,55 +17,31 @@ from pipeline.frozen import Drift, FrozenBackbone, Vectors
 from pipeline.images import Pixels
 from pipeline.params import BackboneParams
 
-MODEL = "model.onnx"
-OPSET = 18
-
-
-class Normalised(torch.nn.Module):
-    """(N, H, W, 3) uint8 -> (N, D) float32: normalisation, then the backbone."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, pretrained: Pretrained) -> None:
-        super().__init__()
-        self.backbone = pretrained.module
-        recipe = pretrained.preprocessing
-        for name, values in (("mean", recipe.mean), ("std", recipe.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        features: torch.Tensor = self.backbone((pixels - self.mean) / self.std)
-        return features
-
 
 def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) -> Drift:
-    """Write folder/model.onnx and folder/backbone.json; returns how far ONNX is from torch.
+    """Write the model file for the entry's runtime and backbone.json into `folder`.
 
-    Raises IntegrityError where the two differ on the probe beyond tolerance, and what the
-    source raises.
+    Returns how far that file is from the module itself, which is float32. Raises IntegrityError
+    where the two differ on the probe beyond tolerance, and what the source raises.
     """
     at = f"params.yaml: backbones.{name}"
     pretrained = backbones.check(name, entry).load(entry, at, locate)
-    module = Normalised(pretrained).eval()
+    module = Normalised(pretrained.module, pretrained.preprocessing).eval()
     probe = frozen.probe_pixels(pretrained.preprocessing)
+    with torch.inference_mode():
+        expected: Vectors = module(torch.from_numpy(probe.copy())).numpy()
     with files.replacing(folder) as beside:
         beside.mkdir()
-        export(module, probe, beside / MODEL)
-        with torch.inference_mode():
-            expected = module(torch.from_numpy(probe.copy())).numpy()
-        measured = _run(beside / MODEL, probe)
-        drift = frozen.check_drift(
-            measured, expected, precision=entry.precision, what=f"{at}: ONNX against torch"
-        )
-        frozen.write(_record(name, entry, pretrained, beside, dim=measured.shape[1]))
+        record = _record(name, entry, pretrained, beside, dim=expected.shape[1])
+        drift = _drift(_WRITE[entry.runtime](module, record), expected, entry, at)
+        frozen.write(replace(record, file_sha256=files.sha256_of(record.model)))
     return drift
 
 
 def _record(
     name: str, entry: BackboneParams, pretrained: Pretrained, folder: Path, *, dim: int
 ) -> FrozenBackbone:
+    """The record, but for the digest of a file that is not there yet."""
     fields = {
         "source": entry.source,
         "architecture": pretrained.architecture,
@@ -84,8 +58,8 @@ def _record(
     return FrozenBackbone(
         folder=folder,
         name=name,
-        file=MODEL,
-        file_sha256=files.sha256_of(folder / MODEL),
+        file=exported.MODEL if entry.runtime == "onnx" else restored.MODEL,
+        file_sha256="",
         dim=dim,
         weights=weights.stated(entry),
         licence=pretrained.licence,
@@ -93,52 +67,31 @@ def _record(
     )
 
 
-def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:
-    """Export to one ONNX file with a dynamic N; equal modules give equal bytes.
+def _write_onnx(module: Normalised, record: FrozenBackbone) -> Vectors:
+    """Write the model file; what it makes of the probe, (K, D) float32."""
+    probe = frozen.probe_pixels(record.preprocessing)
+    exported.export(module, probe, record.model)
+    return _run(record.model, probe)
 
-    images: (K, H, W, 3) uint8, K >= 2. Producer, doc strings, stack traces and paths are
-    stripped.
-    """
-    batch = torch.export.Dim("N")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (torch.from_numpy(images[:2].copy()),),
-            path,
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["embeddings"],
-            dynamic_shapes={"images": {0: batch}},
+
+def _write_torch(module: Normalised, record: FrozenBackbone) -> Vectors:
+    """Likewise."""
+    return restored.write(module.backbone, record)
+
+
+_WRITE = {"onnx": _write_onnx, "torch": _write_torch}
+
+
+def _drift(measured: Vectors, expected: Vectors, entry: BackboneParams, at: str) -> Drift:
+    what = "ONNX against torch" if entry.runtime == "onnx" else f"{entry.precision} against float32"
+    try:
+        return frozen.check_drift(
+            measured, expected, precision=entry.precision, what=f"{at}: {what}"
         )
-    model = onnx.load(path, load_external_data=False)
-    _strip(model)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
-        model.ClearField(field)
-    model.graph.name = "backbone"
-    for graph in [model.graph, *model.functions]:
-        _strip_notes(graph)
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise IntegrityError("the export holds external data; freeze writes one file")
-
-
-def _strip_notes(message: Any) -> None:
-    """Clear what an exporter notes of itself, in a protobuf message and every one within."""
-    for field, value in message.ListFields():
-        if field.name in ("doc_string", "metadata_props"):
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            for inner in [value] if hasattr(value, "ListFields") else value:
-                _strip_notes(inner)
+    except IntegrityError as error:
+        if entry.precision == "float32":
+            raise
+        raise IntegrityError(f"{error}; write precision: float32") from None
 
 
 def _run(path: Path, images: Pixels) -> Vectors:

@@ -1,5 +1,6 @@
 """No weights at all: the resized raw pixels, 16 x 16 x 3 values in 0..1. The honest baseline."""
 
+from pipeline import architectures
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
@@ -20,11 +21,9 @@ class Pixels:
         return Origin()
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
-        import torch
-
         own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         return Pretrained(
-            module=torch.nn.Flatten(),
+            module=architectures.pixels("pixels"),
             preprocessing=preprocessing_or(entry, lambda: own, at),
             architecture="pixels",
             package="none",

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline import architectures
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import INTERPOLATIONS, Preprocessing
-from pipeline.params import BackboneParams, unknown
+from pipeline.names import unknown
+from pipeline.params import BackboneParams
 
 
 class Timm:
@@ -35,12 +37,11 @@ class Timm:
         if path is None:
             module: Any = _from_hub(entry, at)
         else:
-            module = timm.create_model(str(entry.model), pretrained=False)
+            module = architectures.timm_model(str(entry.model))
             weights.load_into(module, path, at)
         config: dict[str, Any] = module.pretrained_cfg
-        module.reset_classifier(0)
         return Pretrained(
-            module=module.eval(),
+            module=architectures.timm_without_classifier(module).eval(),
             preprocessing=preprocessing_or(entry, lambda: _preprocessing(config, at), at),
             architecture=str(entry.model),
             package=f"timm {timm.__version__}",

@@ -2,23 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline import architectures
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
-from pipeline.params import BackboneParams, unknown
+from pipeline.names import unknown
+from pipeline.params import BackboneParams
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_TAG = "IMAGENET1K_V1"
 """Newer tags classify better and often transfer worse as frozen features (Kornblith 2019)."""
-
-_TRAINED_WITH: dict[str, dict[str, Any]] = {
-    # what torchvision itself sets when it loads their weights
-    "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
-    "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
-}
 
 
 class Torchvision:
@@ -51,13 +47,10 @@ class Torchvision:
         if path is None:
             module = _downloaded(entry, at)
         else:
-            name = str(entry.model)
-            built = _TRAINED_WITH.get(name, {})
-            module = torchvision.models.get_model(name, weights=None, **built)
+            module = architectures.torchvision_model(str(entry.model))
             weights.load_into(module, path, at)
-        _without_classifier(module, at)
         return Pretrained(
-            module=module.eval(),
+            module=architectures.torchvision_without_classifier(module, at).eval(),
             preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=f"torchvision {torchvision.__version__.split('+')[0]}",
@@ -93,16 +86,6 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
             "write file:PATH"
         ) from None
     return module
-
-
-def _without_classifier(module: "torch.nn.Module", at: str) -> None:
-    import torch
-
-    linear = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
-    if not linear or "attention" in linear[-1]:
-        raise ConfigurationError(f"{at}.model: it ends in no Linear layer; choose another model")
-    parent, _, last = linear[-1].rpartition(".")
-    setattr(module.get_submodule(parent), last, torch.nn.Identity())
 
 
 def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:

@@ -12,13 +12,15 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline import cgroups
 from pipeline.cluster.addresses import asked_for
 from pipeline.cluster.here import Threads
 from pipeline.cluster.work import Ready, Result, Seat, Task, Work
-from pipeline.params import ExecutionParams
+
+if TYPE_CHECKING:
+    from pipeline.params import ExecutionParams
 
 __all__ = ["Cluster", "Ready", "Seat", "Work", "cores", "is_here", "open_cluster"]
 
@@ -48,13 +50,13 @@ def cores() -> int:
     return there if allowed is None else max(1, min(there, math.ceil(allowed)))
 
 
-def is_here(execution: ExecutionParams) -> bool:
+def is_here(execution: "ExecutionParams") -> bool:
     """Whether the work runs in this process."""
     return not asked_for(execution) and execution.workers in ("auto", 0)
 
 
 @contextmanager
-def open_cluster(execution: ExecutionParams, *, report: Path | None = None) -> Iterator[Cluster]:
+def open_cluster(execution: "ExecutionParams", *, report: Path | None = None) -> Iterator[Cluster]:
     """The cluster that the `execution:` block, DASK_SCHEDULER_ADDRESS or a scheduler file asks for.
 
     report: where Dask's performance report is written, if execution asks for one. Raises ConfigurationError where an address is refused,

@@ -4,10 +4,13 @@ import json
 import os
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.errors import ClusterError, ConfigurationError
-from pipeline.params import ExecutionParams
+
+if TYPE_CHECKING:
+    from pipeline.params import ExecutionParams
 
 LOOPBACK = "127.0.0.1"
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
@@ -15,12 +18,12 @@ VARIABLE = "DASK_SCHEDULER_ADDRESS"
 _ENCRYPTED = {"tls", "wss"}
 
 
-def asked_for(execution: ExecutionParams) -> str | None:
+def asked_for(execution: "ExecutionParams") -> str | None:
     """An address or a scheduler file, by params.yaml or the environment; None: neither."""
     return execution.scheduler or os.environ.get(VARIABLE)
 
 
-def address_of(asked: str, execution: ExecutionParams) -> str:
+def address_of(asked: str, execution: "ExecutionParams") -> str:
     """The address that is meant, if it may be used.
 
     asked: an address, or the path of a scheduler file. Raises ConfigurationError where it is
@@ -47,7 +50,7 @@ def _read(path: Path) -> str:
     return str(address)
 
 
-def _refuse_open_network(address: str, execution: ExecutionParams) -> None:
+def _refuse_open_network(address: str, execution: "ExecutionParams") -> None:
     """Unencrypted and unauthenticated, only loopback may."""
     scheme, _, rest = address.rpartition("://")
     scheme = scheme or "tcp"  # as Dask reads a bare host:port

@@ -11,7 +11,7 @@ from pipeline.formats import wording
 from pipeline.formats.folders import folders
 from pipeline.formats.listing import Entry, Listing, counted, quoted
 from pipeline.formats.manifest import manifest
-from pipeline.params import unknown
+from pipeline.names import unknown
 
 __all__ = ["FORMATS", "Entry", "Listing", "counted", "list_data", "quoted"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
-from pipeline.params import unknown
+from pipeline.names import unknown
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,15 @@ class Setting:
     """How a backbone is run; mechanics, never part of a result.
 
     threads: callers at once; sessions: how many of them are in the backbone at once, the cores
-    shared out among them, or on all GPUs together; batch_size: images a pass.
+    shared out among them, or on all GPUs together; batch_size: images a pass; compiled: whether
+    to compile the backbone where the runtime can and it then is faster, which takes a minute: on
+    a GPU, with torch.
     """
 
     threads: int
     sessions: int
     batch_size: int
+    compiled: bool = False
 
 
 class Runtime(Protocol):
@@ -71,6 +74,12 @@ def _onnx(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None) -
     return onnx.load(backbone, device, gpus)
 
 
+def _torch(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None) -> Runtime:
+    from pipeline.runtimes import torch
+
+    return torch.TorchRuntime.load(backbone, device, gpus)
+
+
 Load = Callable[[FrozenBackbone, str, tuple[int, ...] | None], Runtime]
 
-RUNTIMES: dict[str, Load] = {"onnx": _onnx}
+RUNTIMES: dict[str, Load] = {"onnx": _onnx, "torch": _torch}

@@ -1,0 +1,102 @@
+"""Models without their weights, by source and name. One function and one line in ARCHITECTURES a source.
+
+What loads weights builds on these (`pipeline.backbones`), and so does what runs a frozen
+model.safetensors, which needs neither weights' origins nor downloads.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.names import unknown
+
+if TYPE_CHECKING:
+    import torch
+
+_TRAINED_WITH: dict[str, dict[str, Any]] = {
+    # what torchvision itself sets when it loads their weights
+    "googlenet": {"transform_input": True, "aux_logits": True, "init_weights": False},
+    "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
+}
+
+_TRAINING_ONLY = ("aux1", "aux2", "AuxLogits")
+"""Parts of those two that are there for training alone."""
+
+
+def build(fields: dict[str, Any]) -> "torch.nn.Module":
+    """The module that a fingerprint's fields speak of, in eval mode, its weights meaningless.
+
+    (N, 3, H, W), normalised -> (N, D). Raises IntegrityError where the installed library has no
+    such model.
+    """
+    source, name = str(fields["source"]), str(fields["architecture"])
+    if source not in ARCHITECTURES:
+        raise IntegrityError(f"backbone.json: {unknown('source', source, ARCHITECTURES)}")
+    try:
+        return ARCHITECTURES[source](name).eval()
+    except (ValueError, RuntimeError, ConfigurationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise IntegrityError(
+            f"the installed {source} cannot build {name} ({reason}); "
+            f"install {fields['package']}, with which it was frozen"
+        ) from None
+
+
+def timm_model(name: str) -> Any:
+    """A model of timm, whole."""
+    import timm
+
+    return timm.create_model(name, pretrained=False)
+
+
+def timm_without_classifier(model: Any) -> "torch.nn.Module":
+    """The same model, which gives what its classifier took in."""
+    model.reset_classifier(0)
+    module: torch.nn.Module = model
+    return module
+
+
+def torchvision_model(name: str) -> "torch.nn.Module":
+    """A classification model of torchvision, whole."""
+    from torchvision import models
+
+    module: torch.nn.Module = models.get_model(name, weights=None, **_TRAINED_WITH.get(name, {}))
+    return module
+
+
+def torchvision_without_classifier(module: "torch.nn.Module", at: str) -> "torch.nn.Module":
+    """The same model, which gives the input of its last Linear. at: for the ConfigurationError."""
+    import torch
+
+    linear = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    if not linear or "attention" in linear[-1]:
+        raise ConfigurationError(f"{at}.model: it ends in no Linear layer; choose another model")
+    parent, _, last = linear[-1].rpartition(".")
+    setattr(module.get_submodule(parent), last, torch.nn.Identity())
+    return module
+
+
+def _timm(name: str) -> "torch.nn.Module":
+    return timm_without_classifier(timm_model(name))
+
+
+def _torchvision(name: str) -> "torch.nn.Module":
+    module = torchvision_without_classifier(torchvision_model(name), "backbone.json: fields")
+    for part in _TRAINING_ONLY:
+        if hasattr(module, part):
+            setattr(module, part, None)
+    return module
+
+
+def pixels(name: str) -> "torch.nn.Module":  # noqa: ARG001 - there is one
+    """No layers at all: the pixels in a row."""
+    import torch
+
+    return torch.nn.Flatten()
+
+
+ARCHITECTURES: dict[str, Callable[[str], "torch.nn.Module"]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "pixels": pixels,
+}
