@@ -31,7 +31,7 @@ class Catalog:
     rows: int
 
     def digests(self, rows: int = ROWS, *, but: Digests | None = None) -> Iterator[Digests]:
-        """The digests in order, S64, about so many at a time; without those in `but`.
+        """The digests in order, S64, about so many at a time, at least one; without those in `but`.
 
         Raises IntegrityError where the table is damaged.
         """
@@ -39,7 +39,10 @@ class Catalog:
         read = dataset.batches(self.path, ["sha256"], _READ_ROWS)
         while batches := list(islice(read, -(-rows // _READ_ROWS))):
             some = np.concatenate([_digests(self.path, batch.column(0)) for batch in batches])
-            yield some[dataset.positions(left_out, some) < 0] if len(left_out) else some
+            if len(left_out):
+                some = some[dataset.positions(left_out, some) < 0]
+            if len(some):
+                yield some
 
     def named(self, chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[str, str]]:
         """(sha256, path) of the images that `chosen`, (rows,) bool, marks; in order."""

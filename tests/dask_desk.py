@@ -18,6 +18,7 @@ DASK = [sys.executable, "-m", "dask"]
 
 ODD = """
 import os, random, signal, time
+from distributed.core import Status
 from pipeline import worker
 
 worker._plainly_stored = getattr(worker, "_plainly_stored", worker._stored)  # Dask loads it twice
@@ -26,9 +27,15 @@ def stored(vectors, backbone, names):
     time.sleep(random.random() * float(os.environ.get("HS_SLOW", 0)))
     if set(names) & set(os.environ.get("HS_POISON", "").split()):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "HS_PAUSE" in os.environ:
+        here.loop.add_callback(setattr, here, "status", Status.paused)
     return worker._plainly_stored(vectors, backbone, names)
 
 worker._stored = stored
+
+def dask_setup(worker):
+    global here
+    here = worker
 """
 """Loaded into workers: what ends one, and what makes results come in another order."""
 
@@ -126,7 +133,7 @@ import sys
 from pathlib import Path
 from pipeline import pace
 from pipeline.errors import exit_status
-from pipeline.extraction import describe, extract
+from pipeline.extraction import extract
 from pipeline.params import ExecutionParams
 from tests.test_extraction import counts, places_in
 

@@ -35,9 +35,14 @@ def test_digests__streamed__are_all_in_order(images, tmp_path):
 @pytest.mark.parametrize("left_out", [[], [0], [99, 3, 50], range(32), range(100)])
 def test_digests__but_some__are_the_others_in_order(images, tmp_path, left_out):
     but = images.sha256[list(left_out)]
-    parts = list(catalog.opened(tmp_path / "images.parquet").digests(but=but))
+    parts = [images.sha256[:0], *catalog.opened(tmp_path / "images.parquet").digests(but=but)]
     expected = np.delete(images.sha256, list(left_out))
     np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_digests__all_of_a_part_left_out__give_no_empty_part(images, tmp_path):
+    parts = list(catalog.opened(tmp_path / "images.parquet").digests(16, but=images.sha256[96:]))
+    assert [len(part) for part in parts] == [16] * 6
 
 
 def test_named__chosen_rows__are_digest_and_path_in_order(images, tmp_path):

@@ -230,10 +230,10 @@ def main():
         print(tasks.listening())
         print(len(set(pool.run(work("process"), range(40)))) == 2)
         print(pool.ready.slots, pool.place)
-        for name in ("refuse_third", "not_an_image"):
+        for name in ("refuse_third", "not_an_image", "no_answer"):
             try:
                 list(pool.run(work(name), range(8)))
-            except HeadstartError as error:
+            except (HeadstartError, OSError) as error:
                 print(type(error).__name__, error)
         if sys.argv[1:] == ["die"]:
             print(sorted(pool.run(work("exit_hard"), range(20))))
@@ -246,6 +246,10 @@ if __name__ == "__main__":
 def process(_: int) -> int:
     time.sleep(0.02)
     return os.getpid()
+
+
+def no_answer(number: int) -> int:
+    raise TimeoutError(110, "Connection timed out", "/store/1")
 
 
 def exit_hard(number: int) -> int:
@@ -300,6 +304,7 @@ def test_local_cluster__two_workers__do_what_threads_do(tmp_path):
         "2 2 local workers",
         "IntegrityError the third is damaged",
         "ImageError truncated: a short one",
+        "TimeoutError [Errno 110] Connection timed out: '/store/1'",
     ]
     assert done.returncode == 0, done.stderr
     assert "damaged" not in done.stderr  # a user's error is no crash to log

@@ -249,6 +249,26 @@ def test_run__every_worker_is_refused__is_the_reason(capsys):
     assert capsys.readouterr().err.count("is left out") == 2
 
 
+def test_run__the_others_are_away_for_a_moment__one_that_is_refused_does_not_end_the_run():
+    desk = Desk(2, nanny=False)
+    results = []
+    for number, result in enumerate(Crew(desk, 60.0).run(work(ready=picky({0})), shards(20))):
+        results.append(result)
+        if number == 5:  # their nanny takes a while
+            (able,) = [address for address in desk.calls if desk.most[address] > 1]
+            desk.fire(able)
+            later = iter([None] * 5)
+            real = desk.outcome
+
+            def outcome(seconds, real=real, later=later):
+                if next(later, desk) is desk and len(desk.calls) == 1:
+                    desk.hire()
+                return real(seconds)
+
+            desk.outcome = outcome
+    assert images(results) == list(range(160))
+
+
 def test_run__task_fails__is_raised_and_nothing_is_left_in_flight():
     def do(task, _):
         raise IntegrityError("damaged")

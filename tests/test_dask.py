@@ -39,15 +39,6 @@ def shards_in(base: Path) -> int:
     return len(list((base / "store").glob("*/*.h5")))
 
 
-def processes_of(started: subprocess.Popen) -> list[psutil.Process]:
-    """A nanny's worker: the process that does the work."""
-    return [
-        each
-        for each in psutil.Process(started.pid).children()
-        if "spawn_main" in " ".join(each.cmdline())
-    ]
-
-
 def test_extract__separate_scheduler_and_workers__make_the_same_bytes(pixels, tmp_path):
     expected = in_process(tmp_path / "alone", photos(60), pixels)
     write_photos(tmp_path, photos(60))
@@ -79,6 +70,22 @@ def test_extract__worker_killed_midway__is_named_and_the_run_ends_in_the_same_by
     assert (code, out) == (0, "(120, 120, 0, 0)"), err
     assert "was lost; what it was at is done again" in err
     assert digest(tmp_path, pixels) == expected
+
+
+@pytest.mark.slow
+def test_extract__worker_that_dask_pauses_midway__is_done_without(pixels, tmp_path):
+    write_photos(tmp_path, photos(60))
+    never = {"DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False"}  # Dask would end what it began not
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker(*cluster.odd(), "--name", "full", HS_PAUSE="1", **never)
+        cluster.start_worker(*cluster.odd(), HS_SLOW="0.2")
+        log = tmp_path / "dask" / "scheduler.log"
+        wait_for(lambda: log.read_text().count("Register worker") == 2)
+        run = start_run(tmp_path, pixels, size=4, scheduler=str(cluster.file))
+        code, out, err = finish(run)
+    assert (code, out) == (0, "(60, 60, 0, 0)"), err
+    assert "worker full (tcp://127.0.0.1:" in err
 
 
 def poisoned(base: Path, backbone: Path, seed: int, *, shards: int, size: int = 16) -> None:
@@ -237,6 +244,24 @@ def test_extract__performance_report__is_written_and_nothing_else(pixels, tmp_pa
     assert notes == {f"dask-{pixels.name}.html", f"extract-{pixels.name}.json"}
     report = places_in(tmp_path, pixels).runs / f"dask-{pixels.name}.html"
     assert "Dask Performance Report" in report.read_text()
+
+
+@pytest.mark.slow
+def test_extract__scheduler_killed_while_a_report_is_asked_for__exits_6_without_one(
+    pixels, tmp_path
+):
+    write_photos(tmp_path, photos(120))
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        cluster.start_worker(*cluster.odd(), HS_SLOW="0.2")
+        file = str(cluster.file)
+        run = start_run(tmp_path, pixels, size=4, scheduler=file, performance_report=True)
+        wait_for(lambda: shards_in(tmp_path) >= 2)
+        end_family(cluster.scheduler)
+        code, _, err = finish(run)
+    assert code == 6, err
+    assert err.count("\n") == 1
+    assert list(places_in(tmp_path, pixels).runs.iterdir()) == []
 
 
 def listening(pid: int) -> set[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import catalog, dataset, embeddings, extraction, frozen, pace, shards, worker
+from pipeline import catalog, dataset, embeddings, extraction, frozen, index, pace, shards, worker
 from pipeline.admission import Terms
 from pipeline.dataset import Images
 from pipeline.decoding import Decoder, parent
@@ -354,6 +354,21 @@ def test_extract__images_that_fail__are_listed_and_the_rest_embedded(project, tm
     assert rows == set(images.sha256.tolist())
     assert len(opened.sha256) + len(problems) == len(images.sha256)
     assert counts(run(project, max_failed=0.5)) == (27, 0, 20, 7)
+
+
+def test_extract__all_images_that_are_looked_for_at_a_time_fail__the_rest_is_written(
+    pixels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(catalog, "_READ_ROWS", 4)
+    monkeypatch.setattr(index, "LOOKUP_ROWS", 4)
+    monkeypatch.setattr(index, "LOOKUP_ROWS_A_SEGMENT", 1)
+    contents = photos(9)
+    last = max(contents, key=lambda name: hashlib.sha256(contents[name]).hexdigest())
+    write_photos(tmp_path, contents)
+    (tmp_path / "photos" / last).write_bytes(b"")
+    places = places_in(tmp_path, pixels)
+    assert counts(run(places, max_failed=0.5)) == (9, 8, 0, 1)
+    assert len(embeddings.open(places.embeddings).sha256) == 8
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -201,7 +201,7 @@ class _Shift:
         self.crew.ready, self.crew.workers = together(able), len(able)
 
     def _give_up_where_none_is_left(self, there: dict[str, Hand]) -> None:
-        if self.refused and self.refused.keys() == there.keys():
+        if self.refused and self.refused.keys() == there.keys() and not self.ever_ready:
             raise next(iter(self.refused.values()))
         if there.keys() - self.refused.keys():
             self.last_seen = time.monotonic()

@@ -3,7 +3,9 @@
 import logging
 import os
 import queue
+import secrets
 import signal
+import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -27,6 +29,9 @@ FETCHERS = 8
 
 FETCH_SECONDS = 5.0
 """How long a result may take to come over, before it is looked whether its worker is there."""
+
+PAUSED_SECONDS = 5.0
+"""How often it is looked whether workers are paused: what is told of each then is a kilobyte."""
 
 
 @contextmanager
@@ -56,6 +61,7 @@ def _local(workers: int, execution: ExecutionParams, cores: int) -> Iterator["Da
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
+            memory_limit=0,  # an even share of it may be less than a model takes
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
@@ -115,7 +121,7 @@ def _advice(address: str) -> str:
 
 @contextmanager
 def _reported(path: Path | None) -> Iterator[None]:
-    """Have the scheduler write what it saw as an HTML page."""
+    """Have the scheduler write what it saw as an HTML page; of a run that fails there is none."""
     if path is None:
         yield
         return
@@ -130,9 +136,11 @@ def _reported(path: Path | None) -> Iterator[None]:
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    seen = performance_report(filename=str(beside))
     try:
-        with performance_report(filename=str(beside)):
-            yield
+        seen.__enter__()
+        yield
+        seen.__exit__(None, None, None)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -151,6 +159,7 @@ def _hands(client: Any, place: str) -> Iterator["DaskHands"]:
 class DaskHands:
     """The workers of a Dask scheduler; see `pipeline.cluster.crew.Hands`.
 
+    A paused one, whose memory Dask finds too full, is not there: it begins nothing that it is given.
     own: whether it was started for this run.
     """
 
@@ -159,19 +168,25 @@ class DaskHands:
     fetchers: ThreadPoolExecutor
     own: bool = False
     _known: dict[str, Hand] = field(default_factory=dict)
+    _look_closer: float = float("-inf")
     _at: dict[Hashable, Any] = field(default_factory=dict)
     _ended: "queue.SimpleQueue[Outcome]" = field(default_factory=queue.SimpleQueue)
     _numbers: Iterator[int] = field(default_factory=count)
+    _mark: str = field(default_factory=lambda: secrets.token_hex(8))  # of drivers on one scheduler
 
     def here(self) -> dict[str, Hand]:
         try:
             threads = self.client.nthreads()
-            if threads.keys() - self._known.keys():
-                about = self.client.scheduler_info()["workers"]
-                self._known = {address: self._hand(address, about[address]) for address in about}
+            if threads.keys() != self._known.keys() or time.monotonic() > self._look_closer:
+                self._known = self._running(self.client.scheduler_info()["workers"])
+                self._look_closer = time.monotonic() + PAUSED_SECONDS
         except (OSError, RuntimeError) as error:
             raise _lost(error) from None
         return {address: self._known[address] for address in threads if address in self._known}
+
+    def _running(self, about: dict[str, dict[str, Any]]) -> dict[str, Hand]:
+        able = {address: each for address, each in about.items() if each["status"] == "running"}
+        return {address: self._hand(address, each) for address, each in able.items()}
 
     def _hand(self, address: str, about: dict[str, Any]) -> Hand:
         threads, name = int(about["nthreads"]), about["name"]
@@ -179,7 +194,7 @@ class DaskHands:
         return Hand(address, str(name), seat, threads)
 
     def call(self, address: str, function: Callable[[], Any]) -> Hashable:
-        ticket = f"headstart-{id(self)}-{next(self._numbers)}"
+        ticket = f"headstart-{self._mark}-{next(self._numbers)}"
         try:
             future = self.client.submit(
                 _guarded, function, key=ticket, workers=[address], pure=False
@@ -212,8 +227,10 @@ class DaskHands:
             try:
                 value = future.result(timeout=FETCH_SECONDS)
                 break
-            except TimeoutError:  # it ended, and so did its worker, before the result came over
-                if not self._is_there(address):
+            except TimeoutError as error:
+                if future.status == "error":  # the task's own, of a disk that does not answer
+                    return Outcome(ticket, error=error)
+                if not self._is_there(address):  # it ended, then its worker, before it came over
                     return Outcome(ticket, died=True)
             except BaseException as error:  # noqa: BLE001 - whatever a task raised
                 if type(error).__name__ == "KilledWorker":
