@@ -246,20 +246,19 @@ def _bytes(store: Path, ending: str) -> int:
 
 def _extract(project: Project, store: Path) -> Took:
     """A whole run; its own process's peak, not its children's."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(
+    begun, peak = time.perf_counter(), 0.0
+    with subprocess.Popen(
         desks.command(BACKBONE),
         cwd=project.folder,
         env=desks.environment(store),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, peak_of(process.pid))
-        time.sleep(0.02)
-    if process.returncode:
-        raise RuntimeError(process.stderr.read().decode())
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, peak_of(process.pid))
+            time.sleep(0.02)
+        if process.returncode:
+            raise RuntimeError(process.stderr.read().decode())
     return Took(time.perf_counter() - begun, peak)
 
 

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 SAMPLED = 100
 """Missing images among which some are looked for that a worker must have as well."""
 
-MEASURED = {"cpu": 2000, "cuda": 50_000}
-"""By device, images from which on it pays to look for the fastest way to run the backbone."""
+MEASURED = {"cpu": 2000, "cuda": 50_000, "compiled": 1_000_000}
+"""By device, images from which on it pays to look for the fastest way to run the backbone.
+
+A GPU's batch takes some seconds to find, and compiling for it up to some minutes.
+"""
 
 ROUNDS = 3
 """How often the file is begun where rows turn out damaged or gone as it is written."""

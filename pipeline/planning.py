@@ -1,7 +1,6 @@
 """What a run would cost: images that are new to the store, seconds, disk. Writes no artifact."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from pipeline import dataset, embeddings, files, frozen, hdf5
 from pipeline.changes import begins_as_image
-from pipeline.cluster import cores
+from pipeline.cluster import cores, is_elsewhere
 from pipeline.dataset import Images
 from pipeline.errors import HeadstartError, InputError, is_shortage
 from pipeline.extraction import Places, extract
@@ -167,7 +166,7 @@ def _rate(
     """Images a second, and where that is known from."""
     if rate := _rate_of_last_run(places):
         return rate, LAST_RUN
-    if execution.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS"):
+    if is_elsewhere(execution):
         return None, None  # other machines than this one
     rate = _measured_rate(images, places, execution)
     return rate, MEASURED if rate else None

@@ -41,8 +41,8 @@ class Context:
     """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
 
     threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
-    measure: devices on which looking for the fastest way to run the backbone pays; terms: on which
-    another process than the run's own is admitted.
+    measure: devices on which looking for the fastest way to run the backbone pays, and `compiled`
+    where compiling for a GPU may; terms: on which another process than the run's own is admitted.
     """
 
     root: str
@@ -218,7 +218,13 @@ def _make_room(context: Context) -> None:
 def _load(context: Context, seat: Seat) -> _Loaded:
     backbone = frozen.load(Path(context.backbone))
     admission.check_backbone(context.terms, backbone)
-    wish = Wish(cores(), context.threads or seat.threads, context.sessions, context.batch_size)
+    wish = Wish(
+        cores(),
+        context.threads or seat.threads,
+        context.sessions,
+        context.batch_size,
+        compiled="compiled" in context.measure,
+    )
     decoders = Decoders(Path(context.root), backbone.preprocessing)
     with _opening:
         _open.add(decoders)

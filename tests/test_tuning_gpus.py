@@ -265,3 +265,33 @@ def test_tune__the_runtime_of_gpus_itself__is_measured_and_remembered(
     again = tune(loaded, given, wish=wish, memory=tmp_path, measure=True)
     assert again.setting == found.setting
     assert len(list(tmp_path.glob("speed-*.json"))) == 1
+
+
+class Compiling(Device):
+    """A GPU whose compiled vectors differ by `bend`."""
+
+    bend = 0.0
+
+    def run_as(self, setting):
+        made = super().run_as(setting)
+        return replace(made, drift=self.bend) if setting.compiled else made
+
+
+@pytest.mark.parametrize(("bend", "compiled"), [(0.0, True), (1e-6, True), (50.0, False)])
+def test_tune__long_run__compiles_where_the_vectors_stay_within_tolerance(
+    tmp_path, capfd, monkeypatch, bend, compiled
+):
+    monkeypatch.setattr(Compiling, "bend", bend)
+    device = fresh(Compiling(least=0.064, each=0.001))
+    found = tuned(device, tmp_path, compiled=True)
+    assert found.setting == Setting(threads=4, sessions=2, batch_size=64, compiled=compiled)
+    assert ("runs uncompiled: compiled: the embedding" in capfd.readouterr().err) is not compiled
+    again = tuned(fresh(Compiling()), tmp_path, compiled=True)
+    assert again.setting == found.setting
+
+
+def test_tune__short_run_after_a_long_one__does_not_compile(tmp_path):
+    tuned(fresh(Compiling(least=0.064, each=0.001)), tmp_path, compiled=True)
+    device = fresh(Compiling())
+    assert not tuned(device, tmp_path, measure=False).setting.compiled
+    assert not any(setting.compiled for setting in device.settings)

@@ -22,7 +22,7 @@ from pipeline.cluster.work import Ready, Result, Seat, Task, Work
 if TYPE_CHECKING:
     from pipeline.params import ExecutionParams
 
-__all__ = ["Cluster", "Ready", "Seat", "Work", "cores", "is_here", "open_cluster"]
+__all__ = ["Cluster", "Ready", "Seat", "Work", "cores", "is_elsewhere", "is_here", "open_cluster"]
 
 
 class Cluster(Protocol):
@@ -53,6 +53,11 @@ def cores() -> int:
 def is_here(execution: "ExecutionParams") -> bool:
     """Whether the work runs in this process."""
     return not asked_for(execution) and execution.workers in ("auto", 0)
+
+
+def is_elsewhere(execution: "ExecutionParams") -> bool:
+    """Whether the work runs on an existing cluster."""
+    return bool(asked_for(execution))
 
 
 @contextmanager

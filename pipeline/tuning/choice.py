@@ -16,12 +16,16 @@ SPEED = "speed-"
 
 @dataclass(frozen=True)
 class Wish:
-    """What params.yaml asks for; None: the fastest. cores: what there is to share."""
+    """What params.yaml asks for; None: the fastest.
+
+    cores: what there is to share; compiled: whether a run is so long that compiling may pay.
+    """
 
     cores: int
     threads: int | None = None
     sessions: int | None = None
     batch_size: int | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)

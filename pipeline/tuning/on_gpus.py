@@ -49,6 +49,8 @@ def tune(
         return _within_memory(runtime, plain, images)
     batch_size, rates = _fastest(runtime, plain, images)
     chosen = _within_memory(runtime, replace(plain, batch_size=batch_size), images)
+    if wish.compiled:
+        chosen = _compiled(runtime, chosen, images, precision)
     told = {
         "setting": asdict(chosen.setting),
         "probe": base64.b64encode(chosen.probe.tobytes()).decode(),
@@ -107,6 +109,18 @@ def _fastest(runtime: Runtime, plain: Setting, images: Pixels) -> tuple[int, dic
         return BATCHES[0], rates
     best = max(rates.values())
     return min(size for size, rate in rates.items() if rate >= ENOUGH * best), rates
+
+
+def _compiled(runtime: Runtime, plain: Tuned, images: Pixels, precision: str) -> Tuned:
+    """The same setting compiled, where the runtime can and its vectors stay within tolerance."""
+    try:
+        found = _tried(runtime, replace(plain.setting, compiled=True), images)
+        frozen.check_drift(found.probe, plain.probe, precision=precision, what="compiled")
+    except (DeviceMemoryError, IntegrityError) as error:
+        _free()
+        _say(f"the backbone runs uncompiled: {error}")
+        return plain
+    return found
 
 
 def _rate(runtime: Runtime, setting: Setting, images: Pixels) -> float:

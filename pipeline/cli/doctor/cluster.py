@@ -22,13 +22,12 @@ def cluster(place: Place) -> Iterator[Finding]:
     """Ask each worker; where the work runs on this machine, say so."""
     if place.project is None:
         return
-    from pipeline.cluster import is_here, open_cluster
-    from pipeline.cluster.addresses import asked_for
+    from pipeline.cluster import is_elsewhere, is_here, open_cluster
 
     execution = place.project.execution
     if is_here(execution):
         yield ok("no cluster is asked for: extraction runs in threads of one process")
-    elif not asked_for(execution):
+    elif not is_elsewhere(execution):
         yield ok(f"extraction runs in {execution.workers} processes of this machine")
     else:
         with open_cluster(execution) as crew:

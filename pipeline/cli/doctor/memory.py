@@ -30,7 +30,7 @@ def memory(place: Place) -> Iterator[Finding]:
     within = " within this container's limit" if limit is not None and limit < free else ""
     free = min(free, limit) if limit is not None else free
     text = f"{size(free)} free{within}"
-    if place.project is None or place.project.params.execution.scheduler:
+    if place.project is None or _is_elsewhere(place.project.params.execution):
         yield ok(text)
         return
     from pipeline.images import MAX_PIXELS
@@ -48,6 +48,12 @@ def memory(place: Place) -> Iterator[Finding]:
         yield warning(text, f"in params.yaml, under execution, write threads: {least}")
     else:
         yield ok(f"{text}; a run takes {size(base)}, at most {size(most)}")
+
+
+def _is_elsewhere(execution: "ExecutionParams") -> bool:
+    from pipeline.cluster import is_elsewhere
+
+    return is_elsewhere(execution)
 
 
 def _spread(execution: "ExecutionParams") -> tuple[int, int]:
@@ -69,7 +75,7 @@ def cores(place: Place) -> Iterator[Finding]:
     execution = place.project.params.execution if place.project else None
     if allowed is not None:
         text += f"; its container may use {allowed:g}"
-    if execution is None or execution.scheduler:
+    if execution is None or _is_elsewhere(execution):
         yield ok(text)
         return
     processes, threads = _spread(execution)
