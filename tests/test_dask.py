@@ -311,9 +311,7 @@ def test_extract__interrupted_on_an_existing_cluster__leaves_its_workers_alone(p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 2])
-def test_extract__interrupted_on_a_terminal_with_local_workers__is_one_line(
-    pixels, tmp_path, kept
-):
+def test_extract__interrupted_on_a_terminal_with_local_workers__is_one_line(pixels, tmp_path, kept):
     """There the workers hear Ctrl-C as well."""
     write_photos(tmp_path, photos(300))
     run = start_run(tmp_path, pixels, within=("setsid",), size=2, workers=2)

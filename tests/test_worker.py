@@ -1,10 +1,11 @@
 """What a worker does, and on which terms it takes part."""
 
+import gc
 import json
 import os
 import shutil
-import weakref
 import socket
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def test_ready__model_that_an_error_holds_on_to__is_gone_before_another_is_loade
     circle: list = [loaded]
     circle.append(circle)
     held, alive, real = weakref.ref(loaded), [], worker._load
+    gc.collect()  # what has lived through that is old, and looked at seldom
     del loaded, circle
     monkeypatch.setattr(worker, "_load", lambda *given: (alive.append(held()), real(*given))[1])
     worker.ready(replace(context, batch_size=2), Seat(1))
