@@ -89,9 +89,14 @@ def test_doctor__cluster_of_two_workers__names_each_and_what_is_wrong(desk, tmp_
         dask_desk.wait_for(lambda: log.read_text().count("Register worker") == 2)
         desk.project.edit(lambda params: params["execution"].update(scheduler=str(cluster.file)))
         said = desk.doctor("cluster")
+        desk.project.edit(
+            lambda params: [each.update(runtime="torch") for each in params["backbones"].values()]
+        )
+        by_torch, _ = desk.doctor("cluster").of("cluster")
+    assert by_torch.text.endswith(": same versions for torch, same images, same store")
     good, stale = said.of("cluster")
     assert good.text.startswith("worker good (tcp://127.0.0.1:")
-    assert good.text.endswith(": same versions, same images, same store")
+    assert good.text.endswith(": same versions for onnx, same images, same store")
     assert (stale.level, stale.code, said.code) == ("error", 6, 6)
     assert "headstart code 0 there" in stale.text
 

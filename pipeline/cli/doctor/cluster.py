@@ -1,5 +1,6 @@
 """The workers of the cluster that is asked for: versions, images and store, as each has them."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,14 +32,21 @@ def cluster(place: Place) -> Iterator[Finding]:
         yield ok(f"extraction runs in {execution.workers} processes of this machine")
     else:
         with open_cluster(execution) as crew:
-            yield from _asked(crew, place.project)  # type: ignore[arg-type]
+            for runtime in _runtimes(place.project):
+                yield from _asked(crew, place.project, runtime)  # type: ignore[arg-type]
 
 
-def _asked(crew: "Crew", project: "Project") -> Iterator[Finding]:
+def _runtimes(project: "Project") -> list[str]:
+    """Those of the run's backbones: a worker needs no other."""
+    entries = map(project.params.backbones.get, project.params.run.backbones)
+    return sorted({entry.runtime for entry in entries if entry}) or ["onnx"]
+
+
+def _asked(crew: "Crew", project: "Project", runtime: str) -> Iterator[Finding]:
     from pipeline import sharing
     from pipeline.admission import Terms, versions
 
-    terms = Terms('{"runtime": "onnx"}', versions("onnx"), _sample(project))
+    terms = Terms(json.dumps({"runtime": runtime}), versions(runtime), _sample(project))
     with sharing.trial(terms, project.data_root, project.store) as trial:
         outcomes = crew.ask(partial(sharing.take_part, trial), SECONDS)
         if not outcomes:
@@ -47,7 +55,7 @@ def _asked(crew: "Crew", project: "Project") -> Iterator[Finding]:
             if trouble:
                 yield error(f"worker {name}: {trouble}", GUIDE, ClusterError.exit_code)
             else:
-                yield ok(f"worker {name}: same versions, same images, same store")
+                yield ok(f"worker {name}: same versions for {runtime}, same images, same store")
 
 
 def _troubles(trial: "Trial", outcomes: "dict[str, Outcome | None]") -> dict[str, str]:
