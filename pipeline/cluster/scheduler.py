@@ -95,7 +95,8 @@ def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
     _quiet()
     try:
         client = Client(address, timeout=TIMEOUT)
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, ImportError, RuntimeError, AssertionError) as error:
+        # an AssertionError is Dask's own, now and then, of a loop that has ended before it looks
         where = address if asked == address else f"{address} ({asked})"
         raise ClusterError(
             f"no Dask scheduler answers at {where} ({_reason(error)}); {_advice(address)}"
