@@ -5,6 +5,7 @@
     ├── InputError              3   the images, labels or weights cannot be used as they are
     │   └── ImageError          -   one image cannot be embedded; listed, never fatal by itself
     ├── IntegrityError          4   a file is not what its record says it is
+    │   └── LostRowsError       4   rows of the store went or were damaged during a run
     ├── ResourceError           5   disk or memory ran out, or the disk fails
     │   └── DeviceMemoryError   5   a GPU has no memory for a batch; a run goes on with half of it
     └── ClusterError            6   a Dask cluster cannot be reached or was lost

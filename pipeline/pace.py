@@ -205,7 +205,7 @@ def _advice(slowest: str, *, cores: int, slots: int, here: bool) -> str:
     if slowest == "wait":
         return "too few images to keep them busy, or others use this machine too"
     if not here:
-        return "more workers bring more"
+        return "workers on more cores bring more"
     if slots < cores:
         return f"{slots} of {cores} cores are used; more execution.threads may bring more"
     bring = "a second worker brings nothing"

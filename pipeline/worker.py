@@ -1,9 +1,6 @@
 """What a worker does: the images of a shard -> their vectors, in the store."""
 
-import gc
-import threading
 import time
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import admission, dataset, frozen, gpus, runtimes
-from pipeline.admission import Terms
-from pipeline.cluster import Ready, Seat, Work, cores
+from pipeline import admission, dataset, frozen
+from pipeline.cluster import Ready, Seat, Work
 from pipeline.dataset import Problem
-from pipeline.decoding import Batch, Decoders, Stopped
+from pipeline.decoding import Batch
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
-from pipeline.pace import Busy
+from pipeline.loaded import Context, Loaded, at_work, get, stop
 from pipeline.store import Store
-from pipeline.tuning import Tuned, Wish, tune
+
+__all__ = ["Context", "embed_shard", "stop", "work"]
 
 PHASES = ("read", "decode", "forward", "write")
 
@@ -31,29 +28,6 @@ QUESTION = 16
 
 PARTS = 8
 """Into how many a shard is parted whose worker ended: few workers end until its image is found."""
-
-LOADED = 4
-"""Backbones that a process keeps: a cluster's worker may serve several runs at once."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
-
-    threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
-    measure: devices on which looking for the fastest way to run the backbone pays, and `compiled`
-    where compiling for a GPU may; terms: on which another process than the run's own is admitted.
-    """
-
-    root: str
-    backbone: str
-    store: str
-    device: str
-    threads: int | None
-    sessions: int | None
-    batch_size: int | None
-    measure: tuple[str, ...]
-    terms: Terms
 
 
 @dataclass(frozen=True)
@@ -80,16 +54,6 @@ class ShardResult:
     busy: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """What a process keeps from shard to shard."""
-
-    backbone: FrozenBackbone
-    decoders: Decoders
-    tuned: Tuned
-    busy: Busy
-
-
 def work(context: Context) -> Work[Shard, ShardResult]:
     """Embedding shards of that context, as a cluster does it."""
     return Work(partial(ready, context), embed_shard, parts, lost, stop)
@@ -102,7 +66,7 @@ def ready(context: Context, seat: Seat) -> Ready:
     ClusterError where the run's terms are not met here.
     """
     admission.check(context.terms, context.root)
-    loaded = _loaded(context, seat)
+    loaded = get(context, seat)
     store = Store(Path(context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.tuned.probe)
     setting, runtime = loaded.tuned.setting, loaded.tuned.runtime
@@ -130,7 +94,11 @@ def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
     Raises IntegrityError where an image's vector is not finite, OSError or ResourceError where
     this machine is short of files, processes or memory, and what `ready` does.
     """
-    loaded = _loaded(shard.context, seat)
+    with at_work(shard.context, seat) as loaded:
+        return _embedded(shard, loaded)
+
+
+def _embedded(shard: Shard, loaded: Loaded) -> ShardResult:
     store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
     seconds, started, entered = dict.fromkeys(PHASES, 0.0), 0.0, time.perf_counter()
     problems, names, vectors = list[Problem](), list[str](), list[Array]()
@@ -155,7 +123,7 @@ def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
     return ShardResult(len(names), tuple(problems), seconds, took, started, busy)
 
 
-def _decoded(shard: Shard, loaded: _Loaded) -> Iterator[Batch]:
+def _decoded(shard: Shard, loaded: Loaded) -> Iterator[Batch]:
     """The images of a shard, some batches of the backbone's at a time."""
     step = loaded.tuned.setting.batch_size
     size = step * -(-QUESTION // step)
@@ -178,83 +146,6 @@ def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array
         f"{backbone.name} makes {float(np.abs(vectors[bad[0]]).max()):.0f} of image {image}, more "
         f"than float16 holds; set backbones.{backbone.name}.storage: float32"
     )
-
-
-_loading = threading.Lock()
-_opening = threading.Lock()
-_open: "weakref.WeakSet[Decoders]" = weakref.WeakSet()
-_kept: dict[tuple[Context, Seat], _Loaded] = {}
-
-
-def _loaded(context: Context, seat: Seat) -> _Loaded:
-    """The backbone on this process's device, and its decoders; made once a process.
-
-    Raises Stopped where `stop` came while it was being loaded.
-    """
-    key = context, seat
-    with _loading:
-        loaded = _kept.get(key)
-        if loaded is None:
-            _make_room(context)
-            loaded = _kept[key] = _load(context, seat)
-        if loaded.decoders.closed:
-            _kept.clear()
-            raise Stopped
-        return loaded
-
-
-def _make_room(context: Context) -> None:
-    """Let go of what is used no longer: the same with another batch, or the oldest.
-
-    An error that ended a shard can hold on to its model in a circle, and on a GPU there may be no
-    room for another beside it.
-    """
-    for old in list(_kept):
-        if replace(old[0], batch_size=context.batch_size) == context or len(_kept) >= LOADED:
-            del _kept[old]
-    gc.collect()
-
-
-def _load(context: Context, seat: Seat) -> _Loaded:
-    backbone = frozen.load(Path(context.backbone))
-    admission.check_backbone(context.terms, backbone)
-    wish = Wish(
-        cores(),
-        context.threads or seat.threads,
-        context.sessions,
-        context.batch_size,
-        compiled="compiled" in context.measure,
-    )
-    decoders = Decoders(Path(context.root), backbone.preprocessing)
-    with _opening:
-        _open.add(decoders)
-    decoders.start(wish.threads or wish.cores)  # they get ready while the backbone is loaded
-    own = None if seat.gpu is None else (seat.gpu % max(1, gpus.count()),)
-    runtime = runtimes.load(backbone, device=context.device, gpus=own)
-    decoders.wait_until_ready()  # or their start would be in what is measured
-    pixels = frozen.probe_pixels(backbone.preprocessing)
-    memory = Store(Path(context.store), backbone.fingerprint).folder
-    alike = seat.threads is None or runtime.device == "cpu"  # or each GPU's batch would be its own
-    tuned = tune(
-        runtime,
-        pixels,
-        wish=wish,
-        memory=memory,
-        measure=alike and runtime.device in context.measure,
-        precision=str(backbone.fields["precision"]),
-    )
-    if not np.isfinite(tuned.probe).all():
-        raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
-    return _Loaded(backbone, decoders, tuned, Busy(max(1, len(runtime.gpus))))
-
-
-def stop() -> None:
-    """End this process's decoders: shards at work end at their current image, without result."""
-    with _opening:
-        running = list(_open)
-    for decoders in running:
-        decoders.close()
-    _kept.clear()
 
 
 def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> None:

@@ -21,6 +21,7 @@ LEVELS = [
     {"attributes", "embeddings", "formats", "heads", "metrics", "tuning"},
     {"admission", "evaluation"},
     {"sharing"},
+    {"loaded"},
     {"worker"},
     {"computing"},
     {"changes", "extraction", "preparation", "selection", "summary"},

@@ -206,7 +206,7 @@ def test_open_cluster__no_scheduler_answers__exits_6_with_one_line(host, monkeyp
     assert "dask scheduler" in printed
 
 
-@pytest.mark.parametrize("address", ["tls://127.0.0.1:8786", "nonsense://127.0.0.1:1"])
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:8786", "ucx://127.0.0.1:1"])
 def test_open_cluster__address_that_dask_cannot_use__is_a_cluster_error(address, monkeypatch):
     monkeypatch.setattr(scheduler, "TIMEOUT", "0.5s")
     with pytest.raises(ClusterError), open_cluster(ExecutionParams(scheduler=address)):
@@ -318,3 +318,24 @@ def test_local_cluster__task_that_ends_its_workers__is_lost_alone(tmp_path):
     assert done.stdout.splitlines()[-1] == str([*numbers, 1007])
     said = done.stderr.splitlines()
     assert all(line.startswith("headstart: worker ") for line in said), done.stderr
+
+
+@pytest.mark.parametrize(
+    "address", ["tls://10.0.0.5", "http://127.0.0.1:8786", "127.0.0.1", "tcp://:8786", "tcp://h:x"]
+)
+def test_open_cluster__no_address__is_a_configuration_error_with_what_to_write(address):
+    with (
+        pytest.raises(ConfigurationError, match="is no address of a scheduler; write tls://") as e,
+        open_cluster(ExecutionParams(scheduler=address)),
+    ):
+        pass
+    assert str(e.value).startswith(f"execution.scheduler: {address} is")
+
+
+def test_open_cluster__environments_scheduler__is_named_by_its_variable(monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://10.0.0.5:8786")
+    with (
+        pytest.raises(ConfigurationError, match="^DASK_SCHEDULER_ADDRESS: "),
+        open_cluster(threads()),
+    ):
+        pass

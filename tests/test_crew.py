@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cluster import Ready, Seat, Work, crew
 from pipeline.cluster.crew import Crew, Hand, Outcome
-from pipeline.errors import ClusterError, IntegrityError
+from pipeline.errors import ClusterError, DeviceMemoryError, IntegrityError, ResourceError
 
 
 class Poison(Exception):
@@ -20,6 +20,7 @@ class Desk:
     """Workers in a simulation: each turn one of them ends one of its calls, chosen by a seed."""
 
     place = "simulated workers"
+    start = "hire"
 
     def __init__(self, workers: int = 2, *, threads: int = 1, seed: int = 0, nanny: bool = True):
         self.random = random.Random(seed)
@@ -83,6 +84,7 @@ class Desk:
 def no_waiting(monkeypatch):
     monkeypatch.setattr(crew, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(crew, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(crew, "LATE_SECONDS", 0.0)
 
 
 def ready(_: Seat) -> Ready:
@@ -160,7 +162,7 @@ def test_run__poisonous_images__are_lost_alone(seed, capsys):
     assert images(results) == sorted(set(range(400)) - bad)
     assert all(len(result[1]) == 1 for result in results if result[0] == "lost")
     assert all("ended 2 times" in result[2] for result in results if result[0] == "lost")
-    assert "was lost; what it was at is done again" in capsys.readouterr().err
+    assert "was lost; its shards are done again" in capsys.readouterr().err
 
 
 def test_run__one_poisonous_image__ends_few_workers():
@@ -208,8 +210,8 @@ def test_run__no_worker_is_left__is_a_cluster_error_after_its_patience():
     with pytest.raises(ClusterError) as error:
         list(Crew(desk, 0.05).run(work(frozenset({0})), shards(3)))
     assert str(error.value) == (
-        "no worker is left of simulated workers for 0.05 s; start some with 'dask worker', "
-        "what is stored stays, run the same command to go on"
+        "every worker is gone, of simulated workers, for 0.05 s (execution.patience); start one with "
+        "'hire', what is stored stays, run the same command to go on"
     )
 
 
@@ -297,3 +299,58 @@ def test_run__scheduler_says_that_a_worker_was_killed__is_a_death_as_well():
     one = Work(ready, lambda task, _: ("die", task), halves, lambda *_: None)
     results = list(Crew(desk, 60.0).run(one, shards(10)))
     assert images(results, "die") == list(range(80))
+
+
+def short(kind, times: int):
+    """A task whose machine is short of something, so often."""
+    left = [times]
+
+    def do(task, _):
+        if left[0]:
+            left[0] -= 1
+            raise kind
+        return ("done", task)
+
+    return Work(ready, do, halves, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "kind", [OSError(28, "No space left"), MemoryError("no memory"), ResourceError("too full")]
+)
+def test_run__machine_of_one_worker_is_short__is_left_out_and_others_do_its_work(kind, capsys):
+    results = list(Crew(Desk(3, threads=2), 60.0).run(short(kind, 2), shards(30)))
+    assert images(results) == list(range(240))
+    assert capsys.readouterr().err.count(" is left out: ") == 2
+
+
+def test_run__machines_of_all_workers_are_short__is_raised():
+    with pytest.raises(OSError, match="No space left"):
+        list(Crew(Desk(3), 60.0).run(short(OSError(28, "No space left"), 99), shards(30)))
+
+
+def test_run__gpu_without_memory_for_a_batch__is_raised_for_the_run_to_halve_it():
+    with pytest.raises(DeviceMemoryError):
+        list(Crew(Desk(3), 60.0).run(short(DeviceMemoryError("full", 64), 1), shards(30)))
+
+
+def test_run__no_worker_yet__says_what_it_waits_for(capsys):
+    desk = Desk(0)
+    results = Crew(desk, 60.0).run(work(), shards(3))
+    real, asked = desk.outcome, []
+
+    def outcome(seconds):
+        asked.append(seconds)
+        if len(asked) == 3:
+            desk.hire()
+        return real(seconds)
+
+    desk.outcome = outcome
+    assert images(results) == list(range(24))
+    assert capsys.readouterr().err == (
+        "headstart: none of the simulated workers is there; waiting 60 s for one, start it with "
+        "'hire'\n"
+    )
+
+
+def test_place__of_one_worker__is_singular():
+    assert Crew(Desk(), 60.0, workers=1).place == "1 simulated worker"

@@ -68,7 +68,7 @@ def test_extract__worker_killed_midway__is_named_and_the_run_ends_in_the_same_by
         end_family(cluster.workers.pop())
         code, out, err = finish(run)
     assert (code, out) == (0, "(120, 120, 0, 0)"), err
-    assert "was lost; what it was at is done again" in err
+    assert "was lost; its shards are done again" in err
     assert digest(tmp_path, pixels) == expected
 
 
@@ -127,6 +127,7 @@ def test_extract__scheduler_killed__exits_6_and_a_rerun_finishes(pixels, tmp_pat
         end_family(cluster.scheduler)
         code, _, err = finish(run, seconds=60)
     assert code == 6, err
+    assert err.count("\n") == 1, err
     (line,) = err.splitlines()
     assert line.startswith("headstart: error: the Dask scheduler went away (")
     assert line.endswith("what is stored stays, run the same command to go on")
@@ -193,8 +194,10 @@ def test_extract__no_worker_comes__exits_6_after_its_patience(pixels, tmp_path):
         run = start_run(tmp_path, pixels, scheduler=str(cluster.file), patience=0.5)
         code, _, err = finish(run)
     assert code == 6
-    assert "no worker is left of workers of tcp://127.0.0.1:" in err
-    assert "start some with 'dask worker'" in err
+    waiting, gone = err.splitlines()
+    assert waiting.startswith("headstart: none of the workers of tcp://127.0.0.1:")
+    assert "is there; waiting 0.5 s for one, start it with 'dask worker tcp://127.0.0.1:" in waiting
+    assert gone.startswith("headstart: error: no worker came, of workers of tcp://127.0.0.1:")
 
 
 def certificates(folder: Path) -> dict[str, str]:

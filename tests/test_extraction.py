@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import catalog, dataset, embeddings, extraction, frozen, index, pace, shards, worker
+from pipeline import catalog, dataset, embeddings, extraction, frozen, index, loaded, pace, shards
 from pipeline.admission import Terms
 from pipeline.dataset import Images
 from pipeline.decoding import Decoder, parent
@@ -132,7 +132,7 @@ def test_extract__again__decodes_nothing_and_writes_the_same_bytes(project, monk
     before = project.embeddings.read_bytes()
     project.embeddings.unlink()
     monkeypatch.setattr(parent, "_start", lambda *_: pytest.fail("started a decoder"))
-    monkeypatch.setattr(worker, "_load", lambda *_: pytest.fail("loaded the backbone"))
+    monkeypatch.setattr(loaded, "_load", lambda *_: pytest.fail("loaded the backbone"))
     assert counts(run(project)) == (23, 0, 23, 0)
     assert project.embeddings.read_bytes() == before
 

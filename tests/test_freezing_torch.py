@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from pipeline import backbones, dataset, embeddings, files, frozen, runtimes
 from pipeline.architectures.restored import restore
 from pipeline.backbones import SOURCES, freezing
-from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.errors import ConfigurationError
 from pipeline.frozen import TOLERANCE
 from pipeline.images import preprocess
 from pipeline.params import BackboneParams, parse
@@ -129,11 +129,11 @@ def test_freeze__short_float_beyond_tolerance__is_refused_with_the_figure(
     weights, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(TOLERANCE, "bfloat16", (0.99, 1e-3))
-    with pytest.raises(IntegrityError) as error:
+    with pytest.raises(ConfigurationError) as error:
         freezing.freeze("b", entry(weights, precision="bfloat16"), tmp_path / "b", locate=Path)
     said = str(error.value)
     assert said.startswith("params.yaml: backbones.b: bfloat16 against float32: the embedding")
-    assert said.endswith("(at most 0.001); write precision: float32")
+    assert said.endswith("(at most 0.001): too coarse for this network; write precision: float32")
     assert not (tmp_path / "b").exists()
 
 

@@ -90,7 +90,13 @@ def test_verdict__forward_takes_most__says_so_and_what_decoding_takes():
         ({"write": 7, "decode": 3}, 2, True, "write-bound", "faster disk for the store"),
         ({"wait": 7, "decode": 3}, 2, True, "waiting for work", "others use this machine"),
         ({"forward": 7, "decode": 3}, 1, True, "forward-bound", "1 of 2 cores are used"),
-        ({"forward": 7, "decode": 3}, 8, False, "forward-bound", "more workers bring more"),
+        (
+            {"forward": 7, "decode": 3},
+            8,
+            False,
+            "forward-bound",
+            "workers on more cores bring more",
+        ),
     ],
 )
 def test_verdict__whatever_takes_most__names_it_and_what_helps(seconds, slots, here, bound, advice):

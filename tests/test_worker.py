@@ -8,10 +8,11 @@ import socket
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline import admission, frozen, worker
+from pipeline import admission, frozen, loaded, worker
 from pipeline.admission import Terms
 from pipeline.cluster import Seat
 from pipeline.decoding import Stopped
@@ -120,7 +121,7 @@ def test_sample__images_that_are_not_as_recorded__are_no_terms(context):
 def test_embed_shard__backbone_frozen_anew__is_loaded_anew(context):
     """A Dask worker outlives runs; what it has loaded may be of yesterday."""
     worker.ready(context, Seat(1))
-    before = dict(worker._kept)
+    before = dict(loaded._kept)
     fields = json.loads(context.terms.fields)
     edit_record(Path(context.backbone), lambda record: record["fields"].update(package="raw 2"))
     edit_record(
@@ -129,7 +130,7 @@ def test_embed_shard__backbone_frozen_anew__is_loaded_anew(context):
     )
     terms = replace(context.terms, fields=json.dumps({**fields, "package": "raw 2"}))
     worker.ready(replace(context, terms=terms), Seat(1))
-    assert len(worker._kept) == len(before) + 1
+    assert len(loaded._kept) == len(before) + 1
 
 
 def test_ready__same_run_with_another_batch__lets_go_of_the_model_it_had(context):
@@ -137,45 +138,45 @@ def test_ready__same_run_with_another_batch__lets_go_of_the_model_it_had(context
     worker.ready(context, Seat(1))
     halved = replace(context, batch_size=2)
     worker.ready(halved, Seat(1))
-    assert [kept for kept, _ in worker._kept] == [halved]
+    assert [kept for kept, _ in loaded._kept] == [halved]
 
 
 def test_ready__model_that_an_error_holds_on_to__is_gone_before_another_is_loaded(
     context, monkeypatch
 ):
     worker.ready(context, Seat(1))
-    (loaded,) = worker._kept.values()
-    circle: list = [loaded]
+    (model,) = loaded._kept.values()
+    circle: list = [model]
     circle.append(circle)
-    held, alive, real = weakref.ref(loaded), [], worker._load
+    held, alive, real = weakref.ref(model), [], loaded._load
     gc.collect()  # what has lived through that is old, and looked at seldom
-    del loaded, circle
-    monkeypatch.setattr(worker, "_load", lambda *given: (alive.append(held()), real(*given))[1])
+    del model, circle
+    monkeypatch.setattr(loaded, "_load", lambda *given: (alive.append(held()), real(*given))[1])
     worker.ready(replace(context, batch_size=2), Seat(1))
     assert alive == [None]
 
 
 def test_ready__many_runs_with_one_worker__keep_the_last_few(context, tmp_path):
-    for number in range(worker.LOADED + 3):
+    for number in range(loaded.MOST + 3):
         worker.ready(replace(context, store=str(tmp_path / f"store{number}")), Seat(1))
-    assert len(worker._kept) == worker.LOADED
-    assert next(reversed(worker._kept))[0].store.endswith(str(worker.LOADED + 2))
+    assert len(loaded._kept) == loaded.MOST
+    assert next(reversed(loaded._kept))[0].store.endswith(str(loaded.MOST + 2))
 
 
 def test_ready__stopped_while_it_loads__is_loaded_anew_by_the_next(context, monkeypatch):
-    real = worker._load
+    real = loaded._load
 
     def slow(*arguments):
-        loaded = real(*arguments)
+        model = real(*arguments)
         worker.stop()
-        return loaded
+        return model
 
-    monkeypatch.setattr(worker, "_load", slow)
+    monkeypatch.setattr(loaded, "_load", slow)
     with pytest.raises(Stopped):
         worker.ready(context, Seat(1))
-    monkeypatch.setattr(worker, "_load", real)
+    monkeypatch.setattr(loaded, "_load", real)
     worker.ready(context, Seat(1))
-    assert not worker._loaded(context, Seat(1)).decoders.closed
+    assert not loaded.get(context, Seat(1)).decoders.closed
 
 
 def shard_of(context: Context, count: int) -> Shard:
@@ -203,3 +204,30 @@ def test_lost__single_image__is_listed_with_its_reason(context):
         "its worker ended 2 times",
     )
     assert result.computed == 0
+
+
+def test_at_work__run_that_is_long_over__makes_room_with_its_decoders(
+    context, tmp_path, monkeypatch
+):
+    worker.ready(context, Seat(1))
+    over = loaded.get(context, Seat(1))
+    monkeypatch.setattr(loaded, "IDLE_SECONDS", 0.0)
+    worker.ready(replace(context, store=str(tmp_path / "other")), Seat(1))
+    assert over.decoders.closed
+    assert len(loaded._kept) == 1
+
+
+def test_at_work__shard_at_hand__holds_its_model(context, tmp_path, monkeypatch):
+    monkeypatch.setattr(loaded, "IDLE_SECONDS", 0.0)
+    with loaded.at_work(context, Seat(1)) as held:
+        worker.ready(replace(context, store=str(tmp_path / "other")), Seat(1))
+        assert not held.decoders.closed
+        assert len(loaded._kept) == 2
+
+
+def test_at_work__gpu__has_room_for_one_model_where_no_shard_is_at_hand(context):
+    model = loaded.get(context, Seat(1))
+    assert not model.spare
+    gpu = SimpleNamespace(device="cuda")
+    model.tuned = replace(model.tuned, runtime=gpu)
+    assert model.spare

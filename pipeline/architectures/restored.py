@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import architectures, frozen
@@ -71,7 +71,8 @@ def write(module: torch.nn.Module, record: FrozenBackbone) -> Vectors:
     }
     probe = _made(bare, kept, record)
     tensors = {_PREFIX + name: tensor for name, tensor in kept.items()}
-    save_file({**tensors, _PROBE: torch.from_numpy(probe)}, record.model)
+    content = save({**tensors, _PROBE: torch.from_numpy(probe)})
+    record.model.write_bytes(content)  # save_file makes one that nobody else may read
     return probe
 
 

@@ -12,7 +12,7 @@ from pipeline.architectures import exported, restored
 from pipeline.architectures.restored import Normalised
 from pipeline.backbones import weights
 from pipeline.backbones.source import Locate, Pretrained
-from pipeline.errors import IntegrityError
+from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import Drift, FrozenBackbone, Vectors
 from pipeline.images import Pixels
 from pipeline.params import BackboneParams
@@ -91,7 +91,9 @@ def _drift(measured: Vectors, expected: Vectors, entry: BackboneParams, at: str)
     except IntegrityError as error:
         if entry.precision == "float32":
             raise
-        raise IntegrityError(f"{error}; write precision: float32") from None
+        raise ConfigurationError(
+            f"{error}: too coarse for this network; write precision: float32"
+        ) from None
 
 
 def _run(path: Path, images: Pixels) -> Vectors:

@@ -36,6 +36,7 @@ def run(*, images: bool = False) -> int:
         if not _is_frozen(project, name):
             backbones.find(name, project.backbone(name), locate=project.locate)
     check_store(project)
+    check_scheduler(project)
     listing = list_images(project)
     print(describe_data(listing))
     chosen = project.params.run
@@ -53,6 +54,14 @@ def _is_frozen(project: Project, name: str) -> bool:
         return backbones.already_frozen(project.backbone(name), folder) is not None
     except IntegrityError:
         return False  # DVC sees that too, and freezes it again
+
+
+def check_scheduler(project: Project) -> None:
+    """Raise what a run would of the scheduler's address, without asking it."""
+    from pipeline.cluster.addresses import address_of, asked_for
+
+    if asked := asked_for(project.execution):
+        address_of(asked, project.execution)
 
 
 def check_heads(project: Project) -> None:

@@ -17,13 +17,16 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from pipeline.cluster.work import GO_ON, Ready, Result, Seat, Task, Work, together
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, DeviceMemoryError, ResourceError
 
 LOOK_SECONDS = 1.0
 """How often it is looked which workers there are."""
 
 WAIT_SECONDS = 0.2
 """The same while there is none that can work."""
+
+LATE_SECONDS = 3.0
+"""After so long without a worker it is said that one is waited for."""
 
 DEATHS = 2
 """Workers that may end under a task before it is done alone, and alone before it is lost."""
@@ -56,9 +59,13 @@ class Hand:
 
 
 class Hands(Protocol):
-    """The workers of a scheduler. Its methods raise ClusterError where it is lost."""
+    """The workers of a scheduler. Its methods raise ClusterError where it is lost.
+
+    place: whose workers, in words; start: a command that starts one.
+    """
 
     place: str
+    start: str
 
     def here(self) -> dict[str, Hand]:
         """The workers there are, by address."""
@@ -85,7 +92,12 @@ class Crew:
     @property
     def place(self) -> str:
         """Where, in words."""
-        return f"{self.workers} {self.hands.place}"
+        place = self.hands.place
+        return (
+            f"1 {place.replace('workers', 'worker', 1)}"
+            if self.workers == 1
+            else f"{self.workers} {place}"
+        )
 
     def ask(self, function: Callable[[], Any], seconds: float) -> dict[str, Outcome | None]:
         """Have every worker call a function; by its name what came of it, None where nothing did."""
@@ -154,6 +166,7 @@ class _Shift:
     loading_deaths: int = 0
     looked: float = float("-inf")
     last_seen: float = field(default_factory=time.monotonic)
+    waiting: bool = False
 
     def results(self) -> Iterator[Any]:
         while True:
@@ -204,11 +217,21 @@ class _Shift:
         if self.refused and self.refused.keys() == there.keys() and not self.ever_ready:
             raise next(iter(self.refused.values()))
         if there.keys() - self.refused.keys():
-            self.last_seen = time.monotonic()
-        elif time.monotonic() - self.last_seen > self.crew.patience:
+            self.last_seen, self.waiting = time.monotonic(), False
+            return
+        place, patience = self.crew.hands.place, self.crew.patience
+        if time.monotonic() - self.last_seen > patience:
+            came = "every worker is gone" if self.ever_ready else "no worker came"
             raise ClusterError(
-                f"no worker is left of {self.crew.hands.place} for {self.crew.patience:g} s; "
-                f"start some with 'dask worker', {GO_ON}"
+                f"{came}, of {place}, for {patience:g} s (execution.patience); "
+                f"start one with '{self.crew.hands.start}', {GO_ON}"
+            )
+        late = time.monotonic() - self.last_seen >= min(LATE_SECONDS, patience / 2)
+        if late and not self.waiting:
+            self.waiting = True
+            _say(
+                f"none of the {place} is there; waiting {patience:g} s for one, start it with "
+                f"'{self.crew.hands.start}'"
             )
 
     def _give(self) -> None:
@@ -243,6 +266,9 @@ class _Shift:
                 if outcome.died:
                     self._lose(member)
                     return
+                if self._is_the_machines(outcome.error):
+                    self._dismiss(member, outcome)
+                    return
                 del member.at[outcome.ticket]
                 member.alone = False
                 if outcome.error is not None:
@@ -250,14 +276,32 @@ class _Shift:
                 yield outcome.value
                 return
 
+    def _is_the_machines(self, error: BaseException | None) -> bool:
+        """Whether it is short of something that another worker may have."""
+        others = sum(1 for member in self.members.values() if member.ready) - 1
+        short = isinstance(error, OSError | MemoryError | ResourceError)
+        return others > 0 and short and not isinstance(error, DeviceMemoryError)
+
+    def _dismiss(self, member: _Member, outcome: Outcome) -> None:
+        """Leave out a worker whose machine is short of something; others do what it had."""
+        for ticket in member.at:
+            self.crew.hands.forget(ticket)
+        self.again.extend(member.at.values())
+        member.at.clear()
+        self._refuse(member, outcome)
+
+    def _refuse(self, member: _Member, outcome: Outcome) -> None:
+        error = outcome.error or ClusterError("it does not answer")
+        del self.members[member.hand.address]
+        self.refused[member.hand.address] = error
+        _say(f"worker {member.hand} is left out: {_words(error)}")
+        self.looked = float("-inf")
+
     def _admit(self, member: _Member, outcome: Outcome) -> None:
         if outcome.died:
             self._lose(member)
         elif outcome.error is not None:
-            del self.members[member.hand.address]
-            self.refused[member.hand.address] = outcome.error
-            _say(f"worker {member.hand} is left out: {_words(outcome.error)}")
-            self.looked = float("-inf")
+            self._refuse(member, outcome)
         else:
             slots = max(1, min(outcome.value.slots, member.hand.threads))
             member.ready = replace(outcome.value, slots=slots)
@@ -272,7 +316,7 @@ class _Shift:
         if not member.ready:
             self._lose_while_loading(member)
             return
-        _say(f"worker {member.hand} was lost; what it was at is done again ({len(member.at)})")
+        _say(f"worker {member.hand} was lost; its shards are done again ({len(member.at)})")
         for job in member.at.values():
             job.deaths += 1
             if member.alone:
@@ -284,7 +328,8 @@ class _Shift:
 
     def _lose_while_loading(self, member: _Member) -> None:
         self.loading_deaths += 1
-        if self.loading_deaths >= LOADING_DEATHS and not self.ever_ready:
+        _say(f"worker {member.hand} ended while it loaded the backbone")
+        if self.loading_deaths >= max(LOADING_DEATHS, len(self.members)) and not self.ever_ready:
             raise ClusterError(
                 f"{self.loading_deaths} workers ended while they loaded the backbone, the last was "
                 f"{member.hand}; look into their logs, memory is the likeliest cause; {GO_ON}"

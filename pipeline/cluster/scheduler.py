@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.addresses import LOOPBACK, VARIABLE, address_of, asked_for
+from pipeline.cluster.addresses import LOOPBACK, address_of, asked_for, setting
 from pipeline.cluster.crew import Crew, Hand, Outcome
 from pipeline.cluster.work import GO_ON, Seat
 from pipeline.errors import ClusterError, ConfigurationError, HeadstartError
@@ -27,6 +27,9 @@ TIMEOUT = "10s"
 
 FETCHERS = 8
 """Results that come over at once."""
+
+_DEATHS = {"KilledWorker", "NoValidWorkerError", "NoWorkerError"}
+"""What Dask says of a call whose worker is gone, by its settings."""
 
 FETCH_SECONDS = 5.0
 """How long a result may take to come over, before it is looked whether its worker is there."""
@@ -44,7 +47,7 @@ def connect(execution: ExecutionParams, *, cores: int, report: Path | None) -> I
     """
     asked = asked_for(execution)
     opened = (
-        _existing(asked, address_of(asked, execution))
+        _existing(asked, address_of(asked, execution), execution)
         if asked
         else _local(int(execution.workers), execution, cores)
     )
@@ -89,7 +92,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 @contextmanager
-def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
+def _existing(asked: str, address: str, execution: ExecutionParams) -> Iterator["DaskHands"]:
     from dask.distributed import Client
 
     _quiet()
@@ -99,10 +102,10 @@ def _existing(asked: str, address: str) -> Iterator["DaskHands"]:
         # an AssertionError is Dask's own, now and then, of a loop that has ended before it looks
         where = address if asked == address else f"{address} ({asked})"
         raise ClusterError(
-            f"no Dask scheduler answers at {where} ({_reason(error)}); {_advice(address)}"
+            f"no Dask scheduler answers at {where} ({_reason(error)}); {_advice(address, execution)}"
         ) from None
     try:
-        with _hands(client, f"workers of {address}") as hands:
+        with _hands(client, f"workers of {address}", f"dask worker {address}") as hands:
             yield hands
     finally:
         with suppress(OSError, RuntimeError):
@@ -116,14 +119,14 @@ def _quiet() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _advice(address: str) -> str:
+def _advice(address: str, execution: ExecutionParams) -> str:
     if address.startswith("tls://"):
         names = (f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT"))
         return (
             f"start it with 'dask scheduler --protocol tls …', and set {', '.join(names)} and "
             "DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY here (docs/workers.md)"
         )
-    return f"start it with 'dask scheduler' or correct execution.scheduler ({VARIABLE})"
+    return f"start it with 'dask scheduler' or correct {setting(execution)}"
 
 
 @contextmanager
@@ -139,7 +142,7 @@ def _reported(path: Path | None) -> Iterator[None]:
     except ImportError:
         raise ConfigurationError(
             "execution.performance_report needs bokeh, here and at the scheduler; "
-            "run 'pip install bokeh'"
+            "run 'python -m pip install bokeh'"
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -154,10 +157,10 @@ def _reported(path: Path | None) -> Iterator[None]:
 
 
 @contextmanager
-def _hands(client: Any, place: str) -> Iterator["DaskHands"]:
+def _hands(client: Any, place: str, start: str = "") -> Iterator["DaskHands"]:
     fetchers = ThreadPoolExecutor(FETCHERS, "headstart-fetch")
     try:
-        yield DaskHands(client, place, fetchers)
+        yield DaskHands(client, place, start or "the same command again", fetchers)
     finally:
         fetchers.shutdown(wait=False, cancel_futures=True)
 
@@ -172,6 +175,7 @@ class DaskHands:
 
     client: Any
     place: str
+    start: str
     fetchers: ThreadPoolExecutor
     own: bool = False
     _known: dict[str, Hand] = field(default_factory=dict)
@@ -214,8 +218,16 @@ class DaskHands:
 
     def _fetch(self, ticket: Hashable, address: str, future: Any) -> None:
         """Have the outcome come over; a way of some milliseconds, several at once."""
+
+        def come() -> None:
+            outcome = self._outcome(ticket, address, future)
+            if outcome is None:  # behind the others, that those of one lost host hold up none
+                self._fetch(ticket, address, future)
+            else:
+                self._ended.put(outcome)
+
         with suppress(RuntimeError):  # the crew was dismissed
-            self.fetchers.submit(lambda: self._ended.put(self._outcome(ticket, address, future)))
+            self.fetchers.submit(come)
 
     def outcome(self, seconds: float) -> Outcome | None:
         try:
@@ -229,20 +241,20 @@ class DaskHands:
             raise _lost("its connection was lost")
         return outcome
 
-    def _outcome(self, ticket: Hashable, address: str, future: Any) -> Outcome:
-        while True:
-            try:
-                value = future.result(timeout=FETCH_SECONDS)
-                break
-            except TimeoutError as error:
-                if future.status == "error":  # the task's own, of a disk that does not answer
-                    return Outcome(ticket, error=error)
-                if not self._is_there(address):  # it ended, then its worker, before it came over
-                    return Outcome(ticket, died=True)
-            except BaseException as error:  # noqa: BLE001 - whatever a task raised
-                if type(error).__name__ == "KilledWorker":
-                    return Outcome(ticket, died=True)
-                return Outcome(ticket, error=_SchedulerLost() if future.cancelled() else error)
+    def _outcome(self, ticket: Hashable, address: str, future: Any) -> Outcome | None:
+        """None where it is late."""
+        try:
+            value = future.result(timeout=FETCH_SECONDS)
+        except TimeoutError as error:
+            if future.status == "error":  # the task's own, of a disk that does not answer
+                return Outcome(ticket, error=error)
+            if not self._is_there(address):  # it ended, then its worker, before it came over
+                return Outcome(ticket, died=True)
+            return None
+        except BaseException as error:  # noqa: BLE001 - whatever a task raised
+            if type(error).__name__ in _DEATHS:
+                return Outcome(ticket, died=True)
+            return Outcome(ticket, error=_SchedulerLost() if future.cancelled() else error)
         if isinstance(value, HeadstartError):
             return Outcome(ticket, error=value)
         return Outcome(ticket, value=value)

@@ -50,7 +50,8 @@ def _asked(crew: "Crew", project: "Project", runtime: str) -> Iterator[Finding]:
     with sharing.trial(terms, project.data_root, project.store) as trial:
         outcomes = crew.ask(partial(sharing.take_part, trial), SECONDS)
         if not outcomes:
-            yield error(f"no {crew.hands.place}", "dask worker …", ClusterError.exit_code)
+            text = f"none of the {crew.hands.place} is there"
+            yield error(text, crew.hands.start, ClusterError.exit_code)
         for name, trouble in sorted(_troubles(trial, outcomes).items()):
             if trouble:
                 yield error(f"worker {name}: {trouble}", GUIDE, ClusterError.exit_code)
