@@ -35,8 +35,8 @@ class Scale:
     rows: int = 50_000
     memory: tuple[int, ...] = (1000, 4000, 40_000)
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    workers: tuple[int, ...] = (1, 4, 16, 64)
-    simulated: float = 30.0
+    workers: tuple[int, ...] = (1, 8, 64)
+    simulated: float = 120.0
 
 
 FULL = Scale()
