@@ -8,7 +8,8 @@ from contextlib import closing
 import pytest
 
 from pipeline.cluster import Ready, Seat, Work, crew
-from pipeline.cluster.crew import Crew, Hand, Outcome
+from pipeline.cluster.crew import Crew
+from pipeline.cluster.hands import Hand, Outcome
 from pipeline.errors import ClusterError, DeviceMemoryError, IntegrityError, ResourceError
 
 

@@ -3,8 +3,11 @@
 work.py        what is done with a task, and what becomes of one whose worker ends
 here.py        threads of this process
 addresses.py   which scheduler is asked for, and which are refused
-scheduler.py   Dask: a cluster of one's own or an existing one; the only module that imports it
-crew.py        which worker does what: who is admitted, what is lost with one and done again
+scheduler.py   Dask: a cluster of one's own or an existing one
+futures.py     its workers, asked by futures that are bound to one worker each
+hands.py       what a crew asks of any scheduler
+crew.py        which worker does what: who is admitted, who is left out
+jobs.py        what is left to do, what is done again, and what ended a worker
 """
 
 import math

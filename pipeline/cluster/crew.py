@@ -1,22 +1,20 @@
-"""Which worker does what: who is admitted, what is lost with a worker, and what ended it.
+"""Which worker does what: who is admitted, who is left out, and what is done again.
 
 Each task goes to one worker by name, so that it is known which tasks a worker had when it ended.
-Those are done again; one that lost two workers is done alone on a worker, once there is nothing
-else to do, and parted until the part that ends its worker is as small as can be. So a poisonous
-task takes no other with it, and of a large one only the poisonous part is lost.
 """
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.cluster.work import GO_ON, Ready, Result, Seat, Task, Work, together
+from pipeline.cluster.hands import Hand, Hands, Outcome
+from pipeline.cluster.jobs import Job, Jobs
+from pipeline.cluster.work import GO_ON, Ready, Result, Task, Work, together
 from pipeline.errors import ClusterError, DeviceMemoryError, ResourceError
 
 LOOK_SECONDS = 1.0
@@ -28,56 +26,8 @@ WAIT_SECONDS = 0.2
 LATE_SECONDS = 3.0
 """After so long without a worker it is said that one is waited for."""
 
-DEATHS = 2
-"""Workers that may end under a task before it is done alone, and alone before it is lost."""
-
 LOADING_DEATHS = 3
 """Workers in a row that may end while they get ready, where none ever was."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a call: its value, its error, or that its worker ended."""
-
-    ticket: Hashable
-    value: Any = None
-    error: BaseException | None = None
-    died: bool = False
-
-
-@dataclass(frozen=True)
-class Hand:
-    """A worker as its scheduler knows it. threads: of its process."""
-
-    address: str
-    name: str
-    seat: Seat
-    threads: int
-
-    def __str__(self) -> str:
-        return self.address if self.name == self.address else f"{self.name} ({self.address})"
-
-
-class Hands(Protocol):
-    """The workers of a scheduler. Its methods raise ClusterError where it is lost.
-
-    place: whose workers, in words; start: a command that starts one.
-    """
-
-    place: str
-    start: str
-
-    def here(self) -> dict[str, Hand]:
-        """The workers there are, by address."""
-
-    def call(self, address: str, function: Callable[[], Any]) -> Hashable:
-        """Have a worker call a function; a ticket for its outcome."""
-
-    def outcome(self, seconds: float) -> Outcome | None:
-        """What became of some call; None where none ended within so many seconds."""
-
-    def forget(self, ticket: Hashable) -> None:
-        """Have no outcome of a call."""
 
 
 @dataclass
@@ -114,20 +64,11 @@ class Crew:
 
     def run(self, work: Work[Task, Result], tasks: Iterable[Task]) -> Generator[Result, None, None]:
         """See `pipeline.cluster.Cluster`."""
-        shift = _Shift(self, work, iter(tasks))
+        shift = _Shift(self, work, Jobs(work, iter(tasks)))
         try:
             yield from shift.results()
         finally:
             shift.end()
-
-
-@dataclass
-class _Job:
-    """A task. deaths: of workers that had it; alone: of those that had nothing else."""
-
-    task: Any
-    deaths: int = 0
-    alone: int = 0
 
 
 @dataclass
@@ -137,7 +78,7 @@ class _Member:
     hand: Hand
     ticket: Hashable
     ready: Ready | None = None
-    at: dict[Hashable, _Job] = field(default_factory=dict)
+    at: dict[Hashable, Job] = field(default_factory=dict)
     alone: bool = False
 
     @property
@@ -155,13 +96,9 @@ class _Shift:
 
     crew: Crew
     work: Work[Any, Any]
-    tasks: Iterator[Any]
+    jobs: Jobs
     members: dict[str, _Member] = field(default_factory=dict)
     refused: dict[str, BaseException] = field(default_factory=dict)
-    again: deque[_Job] = field(default_factory=deque)
-    suspects: deque[_Job] = field(default_factory=deque)
-    given_up: deque[Any] = field(default_factory=deque)
-    exhausted: bool = False
     ever_ready: bool = False
     loading_deaths: int = 0
     looked: float = float("-inf")
@@ -172,8 +109,8 @@ class _Shift:
         while True:
             self._look()
             self._give()
-            while self.given_up:
-                yield self.given_up.popleft()
+            while self.jobs.given_up:
+                yield self.jobs.given_up.popleft()
             if self._finished():
                 return
             able = any(member.ready for member in self.members.values())
@@ -189,8 +126,7 @@ class _Shift:
         self.work.stop()
 
     def _finished(self) -> bool:
-        waiting = self.again or self.suspects or any(each.at for each in self.members.values())
-        return self.exhausted and not waiting
+        return self.jobs.done and not any(member.at for member in self.members.values())
 
     def _look(self) -> None:
         able = any(member.ready for member in self.members.values())
@@ -245,17 +181,12 @@ class _Shift:
                     member.at[self.crew.hands.call(member.hand.address, call)] = job
                     given = True
 
-    def _next(self, member: _Member) -> _Job | None:
-        if self.again:
-            return self.again.popleft()
-        if not self.exhausted:
-            for task in self.tasks:
-                return _Job(task)
-            self.exhausted = True
-        if self.suspects and not member.at:
-            member.alone = True
-            return self.suspects.popleft()
-        return None
+    def _next(self, member: _Member) -> Job | None:
+        if job := self.jobs.next():
+            return job
+        suspect = None if member.at else self.jobs.suspect()
+        member.alone = suspect is not None
+        return suspect
 
     def _settled(self, outcome: Outcome) -> Iterator[Any]:
         for member in self.members.values():
@@ -286,7 +217,7 @@ class _Shift:
         """Leave out a worker whose machine is short of something; others do what it had."""
         for ticket in member.at:
             self.crew.hands.forget(ticket)
-        self.again.extend(member.at.values())
+        self.jobs.again(member.at.values())
         member.at.clear()
         self._refuse(member, outcome)
 
@@ -317,14 +248,7 @@ class _Shift:
             self._lose_while_loading(member)
             return
         _say(f"worker {member.hand} was lost; its shards are done again ({len(member.at)})")
-        for job in member.at.values():
-            job.deaths += 1
-            if member.alone:
-                self._accuse(job)
-            elif job.deaths >= DEATHS:
-                self.suspects.append(job)
-            else:
-                self.again.append(job)
+        self.jobs.lost(member.at.values(), alone=member.alone)
 
     def _lose_while_loading(self, member: _Member) -> None:
         self.loading_deaths += 1
@@ -334,18 +258,6 @@ class _Shift:
                 f"{self.loading_deaths} workers ended while they loaded the backbone, the last was "
                 f"{member.hand}; look into their logs, memory is the likeliest cause; {GO_ON}"
             )
-
-    def _accuse(self, job: _Job) -> None:
-        """It ended its worker with nothing else at hand."""
-        job.alone += 1
-        parts = self.work.part(job.task)
-        if parts:
-            self.suspects.extendleft(_Job(part) for part in reversed(parts))
-        elif job.alone < DEATHS:
-            self.suspects.appendleft(job)
-        else:
-            words = f"its worker ended {job.alone} times while nothing else was worked on"
-            self.given_up.append(self.work.lost(job.task, words))
 
 
 def _words(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from pipeline.cli.doctor.finding import Finding, Place, error, ok
 from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
-    from pipeline.cluster.crew import Crew, Outcome
+    from pipeline.cluster.crew import Crew
+    from pipeline.cluster.hands import Outcome
     from pipeline.project import Project
     from pipeline.sharing import Trial
 
