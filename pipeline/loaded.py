@@ -120,6 +120,7 @@ def _make_room(context: Context) -> None:
 
 
 def _load(context: Context, seat: Seat) -> Loaded:
+    admission.check(context.terms, context.root)
     backbone = frozen.load(Path(context.backbone))
     admission.check_backbone(context.terms, backbone)
     wish = Wish(

@@ -65,7 +65,7 @@ def ready(context: Context, seat: Seat) -> Ready:
     Raises IntegrityError where this machine's backbone or probe is not what the record says,
     ClusterError where the run's terms are not met here.
     """
-    admission.check(context.terms, context.root)
+    admission.check(context.terms, context.root)  # also where the backbone is here from before
     loaded = get(context, seat)
     store = Store(Path(context.store), loaded.backbone.fingerprint)
     _compare_probe(store, loaded.backbone, loaded.tuned.probe)

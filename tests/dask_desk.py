@@ -20,6 +20,7 @@ ODD = """
 import os, random, signal, time
 from distributed.core import Status
 from pipeline import worker
+from pipeline.errors import DeviceMemoryError
 
 worker._plainly_stored = getattr(worker, "_plainly_stored", worker._stored)  # Dask loads it twice
 
@@ -31,7 +32,15 @@ def stored(vectors, backbone, names):
         here.loop.add_callback(setattr, here, "status", Status.paused)
     return worker._plainly_stored(vectors, backbone, names)
 
-worker._stored = stored
+worker._plainly_embedded = getattr(worker, "_plainly_embedded", worker._embedded)
+
+def embedded(shard, loaded):
+    batch = shard.context.batch_size or 4
+    if batch > int(os.environ.get("HS_ROOM", 1000)):
+        raise DeviceMemoryError(f"the GPU has no memory for {batch} images", batch)
+    return worker._plainly_embedded(shard, loaded)
+
+worker._stored, worker._embedded = stored, embedded
 
 def dask_setup(worker):
     global here

@@ -355,3 +355,34 @@ def test_run__no_worker_yet__says_what_it_waits_for(capsys):
 
 def test_place__of_one_worker__is_singular():
     assert Crew(Desk(), 60.0, workers=1).place == "1 simulated worker"
+
+
+def test_run__gpu_without_memory__lets_the_others_end_before_it_is_begun_anew():
+    ended, failed = [], []
+
+    def do(task, _):
+        if not failed:
+            failed.append(task)
+            raise DeviceMemoryError("full", 64)
+        ended.append(task)
+        return ("done", task)
+
+    desk = Desk(3, threads=2)
+    with pytest.raises(DeviceMemoryError):
+        list(Crew(desk, 60.0).run(Work(ready, do, halves, lambda *_: None), shards(60)))
+    assert not any(desk.calls.values())
+    assert len(ended) >= 2  # what the others had at hand
+
+
+def test_run__worker_that_does_not_get_ready__is_named(monkeypatch, capsys):
+    monkeypatch.setattr(crew, "LOADING_SECONDS", 0.0)
+    desk = Desk(1)
+    real, asked = desk.outcome, []
+
+    def outcome(seconds):
+        asked.append(seconds)
+        return real(seconds) if len(asked) > 3 else None
+
+    desk.outcome = outcome
+    list(Crew(desk, 60.0).run(work(), shards(2)))
+    assert "worker tcp://worker:0 gets ready, for 0 s by now" in capsys.readouterr().err

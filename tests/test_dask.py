@@ -327,6 +327,36 @@ def test_extract__interrupted_on_a_terminal_with_local_workers__is_one_line(pixe
     assert "interrupted" in err
 
 
+@pytest.mark.slow
+def test_extract__gpus_of_workers_too_small__halves_the_batch_and_loses_nothing(pixels, tmp_path):
+    expected = in_process(tmp_path / "alone", photos(60), pixels)
+    write_photos(tmp_path, photos(60))
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        for _ in range(2):
+            cluster.start_worker(*cluster.odd(), HS_ROOM="2")
+        code, out, err = finish(start_run(tmp_path, pixels, size=4, scheduler=str(cluster.file)))
+    assert (code, out) == (0, "(60, 60, 0, 0)"), err
+    assert "the GPU has no memory for 4 images; the rest is embedded 2 images at a time" in err
+    assert digest(tmp_path, pixels) == expected
+
+
+@pytest.mark.slow
+def test_extract__two_runs_at_once_on_one_cluster__are_both_right(pixels, tmp_path):
+    expected = in_process(tmp_path / "alone", photos(60), pixels)
+    with desk(tmp_path / "dask") as cluster:
+        cluster.start_scheduler()
+        for _ in range(2):
+            cluster.start_worker(*cluster.odd(), HS_SLOW="0.05")
+        runs = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            write_photos(tmp_path / name, photos(60))
+            runs.append(start_run(tmp_path / name, pixels, size=4, scheduler=str(cluster.file)))
+        assert [finish(run) for run in runs] == [(0, "(60, 60, 0, 0)", "")] * 2
+    assert {digest(tmp_path / name, pixels) for name in ("a", "b")} == {expected}
+
+
 class Hosts:
     """Two hosts: network namespaces with a cable between them."""
 

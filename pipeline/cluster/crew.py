@@ -26,6 +26,12 @@ WAIT_SECONDS = 0.2
 LATE_SECONDS = 3.0
 """After so long without a worker it is said that one is waited for."""
 
+DRAIN_SECONDS = 60.0
+"""How long the tasks at hand may take to end, where a GPU's memory ran out under one of them."""
+
+LOADING_SECONDS = 30.0
+"""After so long it is said that a worker still gets ready."""
+
 LOADING_DEATHS = 3
 """Workers in a row that may end while they get ready, where none ever was."""
 
@@ -67,6 +73,9 @@ class Crew:
         shift = _Shift(self, work, Jobs(work, iter(tasks)))
         try:
             yield from shift.results()
+        except DeviceMemoryError:
+            shift.drain(DRAIN_SECONDS)  # or two runs' models would be on a GPU that holds one
+            raise
         finally:
             shift.end()
 
@@ -80,6 +89,8 @@ class _Member:
     ready: Ready | None = None
     at: dict[Hashable, Job] = field(default_factory=dict)
     alone: bool = False
+    since: float = field(default_factory=time.monotonic)
+    told: bool = False
 
     @property
     def room(self) -> int:
@@ -125,6 +136,18 @@ class _Shift:
                 self.crew.hands.forget(ticket)
         self.work.stop()
 
+    def drain(self, seconds: float) -> None:
+        """Let what workers have come to its end, without its results."""
+        end = time.monotonic() + seconds
+        while any(member.at for member in self.members.values()) and time.monotonic() < end:
+            outcome = self.crew.hands.outcome(WAIT_SECONDS)
+            for member in self.members.values():
+                if outcome is not None:
+                    member.at.pop(outcome.ticket, None)
+            there = self.crew.hands.here() if outcome is None else self.members
+            for address in self.members.keys() - there.keys():
+                del self.members[address]
+
     def _finished(self) -> bool:
         return self.jobs.done and not any(member.at for member in self.members.values())
 
@@ -142,6 +165,10 @@ class _Shift:
             ticket = self.crew.hands.call(address, partial(self.work.ready, hand.seat))
             self.members[address] = _Member(hand, ticket)
         self.looked = time.monotonic()
+        for member in self.members.values():
+            if not (member.ready or member.told) and self.looked - member.since > LOADING_SECONDS:
+                member.told = True
+                _say(f"worker {member.hand} gets ready, for {LOADING_SECONDS:g} s by now")
         self._count()
         self._give_up_where_none_is_left(there)
 
