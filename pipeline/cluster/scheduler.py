@@ -14,6 +14,12 @@ from pipeline.cluster.futures import DaskHands, hands_of, reason_of
 from pipeline.errors import ClusterError, ConfigurationError
 from pipeline.params import ExecutionParams
 
+_UNWATCHED = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+}
+"""A worker's stacks looked at a hundred times a second would be for a report that nobody asked for."""
+
 TIMEOUT = "10s"
 """How long a scheduler may take to answer."""
 
@@ -37,11 +43,13 @@ def connect(execution: ExecutionParams, *, cores: int, report: Path | None) -> I
 
 @contextmanager
 def _local(workers: int, execution: ExecutionParams, cores: int) -> Iterator[DaskHands]:
+    import dask
     from dask.distributed import Client, LocalCluster
 
     spread = max(1, cores // workers)
     threads = spread if execution.threads == "auto" else execution.threads
-    with _interrupts_wait():
+    settings = {} if execution.performance_report else _UNWATCHED
+    with dask.config.set(settings), _interrupts_wait():
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
