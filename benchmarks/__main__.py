@@ -4,10 +4,7 @@ A part's rows replace those it had; the others stay. --quick tries the code and 
 """
 
 import argparse
-import datetime as dt
-import importlib.metadata
 import json
-import os
 import platform
 import sys
 import time
@@ -20,6 +17,7 @@ from benchmarks import (
     extraction,
     images,
     incremental,
+    machine,
     memory,
     pipeline_overhead,
     reading,
@@ -90,33 +88,8 @@ def _keep(name: str, part: dict[str, Any]) -> None:
 
 
 def _machine(seconds: float) -> dict[str, Any]:
-    return {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "versions": _versions(),
-        "seconds": seconds,
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in SHOWN:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _cpu() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
+    python, found = platform.python_version(), machine.versions(SHOWN)
+    return {**machine.about(), "python": python, "versions": found, "seconds": seconds}
 
 
 if __name__ == "__main__":

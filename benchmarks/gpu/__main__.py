@@ -6,8 +6,6 @@ tiny models and keeps nothing, unless --out says where. See docs/benchmarks.md.
 """
 
 import argparse
-import datetime as dt
-import importlib.metadata
 import os
 import platform
 import sys
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import machine
 from benchmarks.gpu import measured
 from benchmarks.gpu.measured import Bench
 from benchmarks.gpu.page import page, ratios
@@ -193,33 +192,12 @@ def _notes(device: str, photos: Path | None) -> list[str]:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    versions = {"Python": platform.python_version()}
-    for name in SHOWN:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    named = "no GPU"
     if device == "cuda":
         count = torch.cuda.device_count()
         named = f"{count} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}"
-    else:
-        named = "no GPU"
-    return {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "device": named,
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "versions": versions,
-    }
-
-
-def _cpu() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return names[0] if names else platform.processor()
+    found = {"Python": platform.python_version(), **machine.versions(SHOWN)}
+    return {**machine.about(), "device": named, "versions": found}
 
 
 def _say(text: str) -> None:
