@@ -25,7 +25,6 @@ PHASES = ("read", "decode", "forward", "write")
 QUESTION = 16
 """Images that a decoder is asked for at a time, at least: fewer, and the asking shows."""
 
-
 PARTS = 8
 """Into how many a shard is parted whose worker ended: few workers end until its image is found."""
 

@@ -33,7 +33,7 @@ LOADING_SECONDS = 30.0
 """After so long it is said that a worker still gets ready."""
 
 LOADING_DEATHS = 3
-"""Workers in a row that may end while they get ready, where none ever was."""
+"""Workers that may end while they get ready, where none ever was and no more are there."""
 
 
 @dataclass

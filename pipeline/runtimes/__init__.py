@@ -1,9 +1,11 @@
 """A frozen backbone, loaded: (N, H, W, 3) uint8 -> (N, D) float32. Chosen by name."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline import gpus as driver
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
@@ -53,6 +55,21 @@ class Runtime(Protocol):
 
         Raises DeviceMemoryError where a GPU is full.
         """
+
+
+def without_gpu(wanted: str, reason: str) -> str:
+    """`cpu`, where `auto` was wanted and no GPU can be used; a GPU that is there is told on stderr.
+
+    Raises ConfigurationError where `cuda` was wanted.
+    """
+    if wanted == "cuda":
+        raise ConfigurationError(
+            f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
+        )
+    if driver.count() > 0:
+        told = f"headstart: {driver.named(0)} is not used, {reason}; 'headstart doctor' tells more"
+        print(told, file=sys.stderr)
+    return "cpu"
 
 
 def load(backbone: FrozenBackbone, *, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:

@@ -1,7 +1,6 @@
 """Sessions of onnxruntime, which run where they were meant to or not at all."""
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import onnxruntime
 
-from pipeline import gpus
+from pipeline import gpus, runtimes
 from pipeline.errors import ConfigurationError, DeviceMemoryError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -52,14 +51,7 @@ def choose_device(wanted: str) -> str:
     if built and seen:
         return "cuda"
     reason = "no GPU is seen" if built else "the installed onnxruntime has no CUDA"
-    if wanted == "cuda":
-        raise ConfigurationError(
-            f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
-        )
-    if seen:
-        told = f"headstart: {gpus.named(0)} is not used, {reason}; 'headstart doctor' tells more"
-        print(told, file=sys.stderr)
-    return "cpu"
+    return runtimes.without_gpu(wanted, reason)
 
 
 def has_cuda() -> bool:

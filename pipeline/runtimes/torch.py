@@ -1,7 +1,6 @@
 """The torch runtime: on the CPU one core a call, on GPUs a few lanes each that callers share."""
 
 import copy
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -16,7 +15,7 @@ from pipeline.architectures.restored import probe_of, restore
 from pipeline.errors import ConfigurationError, DeviceMemoryError, ResourceError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
-from pipeline.runtimes import Setting, compiling
+from pipeline.runtimes import Setting, compiling, without_gpu
 from pipeline.runtimes.streams import Lane
 
 BATCH = {"cpu": 4, "cuda": 128}
@@ -147,14 +146,7 @@ def _device(wanted: str) -> str:
     reason = "the installed torch cannot use it" if seen else "no GPU is seen"
     if torch.version.cuda is None:
         reason = "the installed torch has no CUDA"
-    if wanted == "cuda":
-        raise ConfigurationError(
-            f"params.yaml: execution.device is cuda, but {reason} here; write device: cpu"
-        )
-    if seen:
-        told = f"headstart: {driver.named(0)} is not used, {reason}; 'headstart doctor' tells more"
-        print(told, file=sys.stderr)
-    return "cpu"
+    return without_gpu(wanted, reason)
 
 
 def _places(device: str, gpus: tuple[int, ...] | None) -> list[torch.device]:
