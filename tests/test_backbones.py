@@ -190,7 +190,7 @@ def test_timm__other_resizing_than_ours__asks_for_the_recipe():
     config = {"input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 1.0}
     for odd in ({"interpolation": "random"}, {"crop_mode": "squash"}):
         with pytest.raises(ConfigurationError, match="write backbones.b.preprocessing"):
-            backbones.timm._preprocessing({**config, **odd}, AT)
+            backbones.timm.preprocessing({**config, **odd}, AT)
 
 
 def test_sources__imported__do_not_load_torch_before_they_must():

@@ -97,17 +97,20 @@ def test_torchvision__wrong_name__is_one_line_with_the_near_miss(keys, words):
     assert "\n" not in str(caught.value)
 
 
-def test_torchvision__model_without_a_last_linear__is_refused(tmp_path):
-    path = tmp_path / "squeeze.pth"
-    torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), path)
-    given = entry(model="squeezenet1_1", weights=f"file:{path}", sha256=files.sha256_of(path))
-    with pytest.raises(ConfigurationError, match="no Linear"):
-        torchvision.SOURCE.load(given, AT, Path)
+def test_torchvision__model_without_a_last_linear__gives_its_pooled_features():
+    whole = models.get_model("squeezenet1_1", weights=None).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = whole.features(images).mean(dim=(2, 3))
+        body, classifier = architectures.torchvision_parts(whole, AT)
+        np.testing.assert_allclose(body(images), expected, rtol=1e-5)
+    assert classifier is None
 
 
 @pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("alexnet", 4096), ("vit_b_16", 768)])
 def test_torchvision__penultimate__has_the_documented_width(name, dim):
     model = models.get_model(name, weights=None).eval()
-    architectures.torchvision_without_classifier(model, AT)
+    body, classifier = architectures.torchvision_parts(model, AT)
     with torch.inference_mode():
-        assert model(torch.rand(1, 3, 224, 224)).shape == (1, dim)
+        assert body(torch.rand(1, 3, 224, 224)).shape == (1, dim)
+    assert classifier.in_features == dim
