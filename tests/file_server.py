@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 class FileServer:
     """content: of every path. faults: one a request, the last for all that follow.
 
-    A fault answers a request instead of `whole`; asked: the Range of each request so far.
+    A fault answers a request instead of `whole`; more: headers of right answers; asked:
+    the Range of each request so far.
     """
 
     content: bytes
     faults: list[Callable] = field(default_factory=list)
     etag: str = '"one"'
     ranges: bool = True
+    more: dict[str, str] = field(default_factory=dict)
     asked: list[str | None] = field(default_factory=list)
     port: int = 0
 
@@ -56,6 +58,8 @@ def begin(server: FileServer, request) -> bytes:
     if server.etag:
         request.send_header("ETag", server.etag)
     request.send_header("Content-Length", str(size - start))
+    for name, value in server.more.items():
+        request.send_header(name, value)
     request.end_headers()
     return server.content[start:]
 
@@ -126,7 +130,7 @@ def serving(content: bytes, *faults: Callable, **options) -> Iterator[FileServer
             with suppress(ConnectionError):  # the client has gone
                 server.answer(self)
 
-        do_CONNECT = do_GET
+        do_CONNECT = do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
             pass

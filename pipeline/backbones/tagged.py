@@ -2,11 +2,10 @@
 
 import logging
 import shlex
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline import files
@@ -63,86 +62,95 @@ def _is_whole(path: Path, name: str) -> bool:
 
 
 def find_in_hub(repository: str, names: Sequence[str]) -> Origin:
-    """The first of these files that the hub's cache has whole."""
-    path = _hub_cached(repository, names)
-    return Origin(download=repository) if path is None else Origin(path)
+    """The first of these files in the hub's cache, if it is what the cache calls it."""
+    path = _hub_kept(repository, names)
+    return Origin(path) if path and _is_blob(path) else Origin(download=repository)
 
 
 def fetch_from_hub(repository: str, names: Sequence[str], entry: BackboneParams, at: str) -> Path:
     """The same, downloaded by the hub's own client where it is not there, or damaged.
 
-    A file in the cache is taken without a word to the hub. Raises InputError.
+    A file in the cache is taken without a word to the hub. Raises InputError with the command
+    that fetches it elsewhere.
     """
-    path = _hub_cached(repository, names)
-    if path is None:
+    path = kept = _hub_kept(repository, names)
+    if path is None or not _is_blob(path):
         try:
-            path = _hub_download(repository, names)
+            path = _hub_download(repository, names, anew=kept is not None)
         except Exception as error:  # noqa: BLE001 - the hub's client raises a dozen kinds
-            raise InputError(_not_from_hub(repository, names[0], error, at)) from None
+            what = f"{kept} is damaged and {repository}" if kept else repository
+            raise InputError(
+                f"{at}.weights: {what} could not be downloaded: {_hub_reason(error)}; "
+                f"{_hub_advice(repository, names[0])}"
+            ) from None
     weights.compare(entry, path, files.sha256_of(path), at)
     return path
 
 
-def _hub_cached(repository: str, names: Sequence[str]) -> Path | None:
+def _hub_kept(repository: str, names: Sequence[str]) -> Path | None:
+    """The first of these files that the hub's cache has, whatever is in it."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = repository.partition("@")
-    for name in names:
-        found = try_to_load_from_cache(repository, name, revision=revision or None)
-        if isinstance(found, str) and _is_blob_whole(Path(found)):
-            return Path(found)
-    return None
+    found = (try_to_load_from_cache(repository, name, revision=revision or None) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-def _is_blob_whole(path: Path) -> bool:
+def _is_blob(path: Path) -> bool:
     """Whether a file of the hub's cache has the sha256 that its large files are named by there."""
     blob = path.resolve()
     named = files.is_digest(blob.name)
     return blob.is_file() and (not named or files.sha256_of(blob) == blob.name)
 
 
-def _hub_download(repository: str, names: Sequence[str]) -> Path:
+def _hub_download(repository: str, names: Sequence[str], *, anew: bool) -> Path:
     """The first of these files that the hub has. Raises what its client raises."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = repository.partition("@")
+    for name in names:
+        try:
+            with _quiet():
+                path = Path(
+                    hf_hub_download(
+                        repository, name, revision=revision or None, force_download=anew
+                    )
+                )
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            continue
+        if not _is_blob(path):
+            raise OSError("what came has the wrong sha256")
+        return path
+    raise OSError(f"it has none of {', '.join(names)}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the two lines that the hub's client prints of each failed attempt."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of each attempt in two lines
+    logger.setLevel(logging.ERROR)
     try:
-        for name in names:
-            try:
-                return _downloaded(hf_hub_download, repository, name, revision or None)
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError as error:
-                missing = error
-        raise missing
+        yield
     finally:
         logger.setLevel(level)
 
 
-def _downloaded(fetch: Any, repository: str, name: str, revision: str | None) -> Path:
-    """One file; a second time where what is kept of it is not what it should be."""
-    path = Path(fetch(repository, name, revision=revision))
-    if not _is_blob_whole(path):
-        print(f"headstart: {path} is damaged; downloading it again", file=sys.stderr)
-        path = Path(fetch(repository, name, revision=revision, force_download=True))
-        if not _is_blob_whole(path):
-            raise OSError("what came has the wrong sha256")
-    return path
-
-
-def _not_from_hub(repository: str, name: str, error: Exception, at: str) -> str:
+def _hub_advice(repository: str, name: str) -> str:
     from huggingface_hub import constants
 
-    command = f"{_hub_command()} {repository.replace('@', ' --revision ')} {name}"
-    folder = "models--" + repository.partition("@")[0].replace("/", "--")
+    scripts = {script.name for script in entry_points(group="console_scripts")}
+    program = "hf" if "hf" in scripts else "huggingface-cli"
+    repository, _, revision = repository.partition("@")
+    chosen = f" --revision {revision}" if revision else ""
+    folder = "models--" + repository.replace("/", "--")
     return (
-        f"{at}.weights: {repository} could not be downloaded: {_hub_reason(error)}; where there is a "
-        f"network type '{command}' and put its {folder} (from ~/.cache/huggingface/hub) into "
-        f"{constants.HF_HUB_CACHE}, or give the file as weights: file:PATH"
+        f"where there is a network type '{program} download {repository} {name}{chosen}' and put "
+        f"its {folder} (from ~/.cache/huggingface/hub) into {constants.HF_HUB_CACHE}, or give the "
+        "file as weights: file:PATH"
     )
 
 
@@ -158,9 +166,3 @@ def _hub_reason(error: Exception) -> str:
         error = error.__cause__  # type: ignore[assignment]
     text = str(error).strip() or type(error).__name__
     return " ".join(text.splitlines()[0].split())[:150]
-
-
-def _hub_command() -> str:
-    """What the installed client of the hub is called on a command line."""
-    names = {script.name for script in entry_points(group="console_scripts")}
-    return "hf download" if "hf" in names else "huggingface-cli download"
