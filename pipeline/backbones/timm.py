@@ -117,7 +117,14 @@ def _of_tag(entry: BackboneParams, at: str) -> Any:
         module = timm.create_model(
             _hub_name(entry), pretrained=True, pretrained_cfg_overlay=overlay
         )
-    except (RuntimeError, AttributeError, KeyError, TypeError, AssertionError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+    ) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(
             f"{at}.weights: {path} does not fit {_hub_name(entry)} ({reason}); delete it, or write "

@@ -98,7 +98,7 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
     tag.get_state_dict = lambda *_args, **_keys: weights.read_file(path, at)
     try:
         module: torch.nn.Module = models.get_model(str(entry.model), weights=tag)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise InputError(
             f"{at}.weights: {path} does not fit {entry.model} ({reason}); delete it, or write "
