@@ -9,7 +9,7 @@ from torchvision import models
 
 from pipeline import architectures, files
 from pipeline.backbones import torchvision
-from pipeline.errors import ConfigurationError, InputError
+from pipeline.errors import ConfigurationError
 from pipeline.params import BackboneParams
 
 AT = "params.yaml: backbones.b"
@@ -52,35 +52,6 @@ def test_torchvision__weights_file__gives_the_penultimate_layer(state, tmp_path)
     assert np.array_equal(ours.numpy(), theirs.numpy())
     assert (pretrained.preprocessing.resize, pretrained.preprocessing.crop) == (256, 224)
     assert pretrained.preprocessing.interpolation == "bilinear"
-
-
-def test_torchvision__tag__is_loaded_by_torchs_own_download_code(state, tmp_path, monkeypatch):
-    """A file in torch's cache under the tag's name, its hash in the name, as a download leaves it."""
-    plain = tmp_path / "plain.pth"
-    torch.save(state, plain)
-    name = f"{MODEL}-{files.sha256_of(plain)[:8]}.pth"
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    tag = models.get_model_weights(MODEL).IMAGENET1K_V1
-    served = tmp_path / name
-    plain.rename(served)
-    monkeypatch.setattr(type(tag), "url", served.as_uri(), raising=False)
-    pretrained = torchvision.SOURCE.load(entry(weights="IMAGENET1K_V1"), AT, Path)
-    assert (tmp_path / "home" / "hub" / "checkpoints" / name).exists()
-    kept = pretrained.network.module.state_dict()
-    assert all(torch.equal(kept[key], state[key]) for key in kept)
-
-
-def test_torchvision__download_with_a_wrong_hash__is_refused_in_one_line(
-    state, tmp_path, monkeypatch
-):
-    served = tmp_path / f"{MODEL}-00000000.pth"
-    torch.save(state, served)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    tag = models.get_model_weights(MODEL).IMAGENET1K_V1
-    monkeypatch.setattr(type(tag), "url", served.as_uri(), raising=False)
-    with pytest.raises(InputError, match="file:PATH") as caught:
-        torchvision.SOURCE.load(entry(), AT, Path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
