@@ -12,6 +12,7 @@ from pipeline import frozen
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Attributes
+from pipeline.outputs import fingerprint_of
 
 FORMAT_VERSION = 1
 
@@ -57,7 +58,7 @@ def read(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
 def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
     fields, recorded = attributes["fingerprint_fields"], attributes["field_sha256"]
     changed = frozen.altered(fields, recorded) if recorded else []
-    computed = frozen.fingerprint_of(fields)
+    computed = fingerprint_of(fields)
     if computed != attributes["fingerprint"]:
         changed.append(
             f"fingerprint of its fields is {computed}, recorded {attributes['fingerprint']}"

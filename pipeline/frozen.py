@@ -18,8 +18,11 @@ import numpy.typing as npt
 
 from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.images import Pixels, Preprocessing, preprocess
+from pipeline.images import Pixels, Preprocessing
+from pipeline.images.views import CLEAN, Views, render
 from pipeline.names import NAME
+from pipeline.outputs import FrozenLayer, Output, fingerprint_of, outputs, views_of
+from pipeline.taps import DEFAULT, PENULTIMATE, Tap
 
 FORMAT_VERSION = 1
 RECORD = "backbone.json"
@@ -33,9 +36,10 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FrozenBackbone:
-    """What backbone.json says. folder: where it lies; dim: length of an embedding.
+    """What backbone.json says. folder: where it lies; dim: length of the first layer's vectors.
 
-    fields: what the fingerprint is made of; see `fingerprint_of`.
+    fields: what the fingerprint of the first layer's clean view is made of; layers: what the
+    model file gives, in this order; views: what is another of each augmented view, see `outputs`.
     """
 
     folder: Path
@@ -46,11 +50,30 @@ class FrozenBackbone:
     weights: str
     licence: str
     fields: dict[str, Any]
+    layers: tuple[FrozenLayer, ...] = ()
+    views: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            layer, pooling = self.fields.get("layer"), self.fields.get("pooling")
+            name = str(layer or PENULTIMATE)
+            tap = Tap(name, name, str(pooling or DEFAULT))
+            object.__setattr__(self, "layers", (FrozenLayer(tap, self.dim),))
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the embeddings this backbone makes."""
+        """Identity of the first layer's clean vectors."""
         return fingerprint_of(self.fields)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What it gives of an image, the first layer's clean vector first."""
+        return outputs(self.fields, self.layers, self.views)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What the model file gives, in this order."""
+        return tuple(layer.tap for layer in self.layers)
 
     @property
     def model(self) -> Path:
@@ -80,11 +103,6 @@ def preprocessing_of(fields: dict[str, Any]) -> Preprocessing:
     """The recipe that a fingerprint's fields carry."""
     recipe = dict(fields["preprocessing"])
     return Preprocessing(**{**recipe, "mean": tuple(recipe["mean"]), "std": tuple(recipe["std"])})
-
-
-def fingerprint_of(fields: dict[str, Any]) -> str:
-    """Hex sha256 over the fields, as sorted JSON."""
-    return files.sha256_of_json(fields)
 
 
 def leaves(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +142,11 @@ def write(backbone: FrozenBackbone) -> None:
         "weights": backbone.weights,
         "licence": backbone.licence,
         "fields": backbone.fields,
+        "layers": [
+            {**vars(layer.tap), "dim": layer.dim, "jointly": list(layer.jointly)}
+            for layer in backbone.layers
+        ],
+        "views": list(backbone.views),
         "fingerprint": backbone.fingerprint,
     }
     files.write_json(backbone.folder / RECORD, {**record, "sha256": digests(record)})
@@ -141,12 +164,13 @@ def load(folder: Path) -> FrozenBackbone:
         raise IntegrityError(
             f"{backbone.model}: file_sha256 is {actual}, recorded {backbone.file_sha256}; {again}"
         )
-    probe = pixel_probe(backbone.preprocessing)
-    if probe != backbone.fields["pixel_probe"]:
-        raise IntegrityError(
-            f"{folder}: pixel_probe is {probe} with this machine's decoder, recorded "
-            f"{backbone.fields['pixel_probe']}; install the recorded Pillow or {again}"
-        )
+    for output in backbone.outputs:
+        probe = pixel_probe(backbone.preprocessing, views_of([output]))
+        if probe != output.fields["pixel_probe"]:
+            raise IntegrityError(
+                f"{folder}: pixel_probe is {probe} with this machine's decoder, recorded "
+                f"{output.fields['pixel_probe']}; install the recorded Pillow or {again}"
+            )
     return backbone
 
 
@@ -160,11 +184,14 @@ def read(folder: Path) -> FrozenBackbone:
         changed = [] if recorded is None else altered(record, recorded)
         version = record.pop("format_version")
         stated = record.pop("fingerprint")
-        backbone = FrozenBackbone(folder=folder, **record)
+        layers = tuple(_layer(one) for one in record.pop("layers", ()))  # older ones have none
+        views = tuple(record.pop("views", ()))
+        backbone = FrozenBackbone(folder=folder, layers=layers, views=views, **record)
         computed = backbone.fingerprint
         if not NAME.fullmatch(backbone.name) or Path(backbone.file).name != backbone.file:
             raise ValueError("name or file is not a plain name")
-        _check_fields(backbone.fields)
+        for output in backbone.outputs:
+            _check_fields(output.fields)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {again}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -186,18 +213,29 @@ def _check_fields(fields: dict[str, Any]) -> None:
     _ = TOLERANCE[fields["precision"]], fields["storage"], fields["pixel_probe"], fields["source"]
 
 
+def _layer(said: dict[str, Any]) -> FrozenLayer:
+    tap = Tap(name=str(said["name"]), layer=str(said["layer"]), pooling=str(said["pooling"]))
+    return FrozenLayer(tap, int(said["dim"]), tuple(map(str, said["jointly"])))
+
+
 @lru_cache(maxsize=8)
-def probe_pixels(recipe: Preprocessing) -> Pixels:
-    """The probe's images, preprocessed: (K, H, W, 3) uint8, in the order of their names."""
+def probe_pixels(recipe: Preprocessing, views: Views = CLEAN) -> Pixels:
+    """The probe's images, preprocessed: (K * V, H, W, 3) uint8, in the order of their names.
+
+    The views of an image lie together.
+    """
     paths = sorted(path for path in PROBE.iterdir() if not path.name.startswith("."))
-    pixels = np.stack([preprocess(path.read_bytes(), recipe) for path in paths])
+    contents = [path.read_bytes() for path in paths]
+    pixels = np.concatenate(
+        [render(each, files.sha256_of_bytes(each), recipe, views) for each in contents]
+    )
     pixels.flags.writeable = False
     return pixels
 
 
-def pixel_probe(recipe: Preprocessing) -> str:
+def pixel_probe(recipe: Preprocessing, views: Views = CLEAN) -> str:
     """Hex sha256 of the probe's pixels on this machine."""
-    return hashlib.sha256(probe_pixels(recipe).tobytes()).hexdigest()
+    return hashlib.sha256(probe_pixels(recipe, views).tobytes()).hexdigest()
 
 
 def drift(measured: Vectors, reference: Vectors) -> Drift:

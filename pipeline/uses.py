@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.frozen import FrozenBackbone, fingerprint_of
+from pipeline.frozen import FrozenBackbone
+from pipeline.outputs import fingerprint_of
 
 FIELDS, USES = "fields.json", "uses"
 SHORT = 12

@@ -93,15 +93,10 @@ class BackboneContract:
         assert len(np.unique(vectors, axis=0)) == len(vectors)
 
     def test_embed__onnx__is_what_torch_makes(self, backbone, entry):
-        import torch
-
-        from pipeline.architectures.restored import Normalised
-
         pretrained = backbones.check("entry", entry).load(entry, "entry", Path)
-        probe = frozen.probe_pixels(backbone.preprocessing)
-        with torch.inference_mode():
-            module = Normalised(pretrained.module, pretrained.preprocessing).eval()
-            expected = module(torch.from_numpy(probe.copy())).numpy()
+        recipe, probe = backbone.preprocessing, frozen.probe_pixels(backbone.preprocessing)
+        assert pretrained.preprocessing == recipe
+        (expected,) = pretrained.network.embed(probe, recipe, backbone.taps)
         measured = load(backbone, None).embed(probe)
         frozen.check_drift(measured, expected, precision=entry.precision, what="onnx")
 

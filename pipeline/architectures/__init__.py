@@ -19,6 +19,9 @@ _TRAINED_WITH: dict[str, dict[str, Any]] = {
     "inception_v3": {"transform_input": True, "aux_logits": True, "init_weights": False},
 }
 
+_CLASSIFIERS = ("classifier", "fc", "head")
+"""How torchvision's models call what ends in their classifier."""
+
 _TRAINING_ONLY = ("aux1", "aux2", "AuxLogits")
 """Parts of those two that are there for training alone."""
 
@@ -64,16 +67,29 @@ def torchvision_model(name: str) -> "torch.nn.Module":
     return module
 
 
-def torchvision_without_classifier(module: "torch.nn.Module", at: str) -> "torch.nn.Module":
-    """The same model, which gives the input of its last Linear. at: for the ConfigurationError."""
+def torchvision_parts(
+    module: "torch.nn.Module", at: str
+) -> "tuple[torch.nn.Module, torch.nn.Module | None]":
+    """The same model, which gives the input of its last Linear, and that Linear.
+
+    Where it has none, as SqueezeNet, it gives the pooled features that its last convolution takes
+    in, and no classifier. at: for the ConfigurationError.
+    """
     import torch
 
     linear = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
-    if not linear or "attention" in linear[-1]:
-        raise ConfigurationError(f"{at}.model: it ends in no Linear layer; choose another model")
-    parent, _, last = linear[-1].rpartition(".")
-    setattr(module.get_submodule(parent), last, torch.nn.Identity())
-    return module
+    last = module.get_submodule(linear[-1]) if linear else None
+    if last is not None and linear[-1].startswith(_CLASSIFIERS):
+        parent, _, name = linear[-1].rpartition(".")
+        setattr(module.get_submodule(parent), name, torch.nn.Identity())
+        return module, last
+    convolutions = [
+        part for part in getattr(module, "classifier", ()) if hasattr(part, "kernel_size")
+    ]
+    if not convolutions:
+        raise ConfigurationError(f"{at}.model: it has no classifier; choose another model")
+    module.classifier = torch.nn.AdaptiveAvgPool2d(1)
+    return module, None
 
 
 def _timm(name: str) -> "torch.nn.Module":
@@ -81,7 +97,7 @@ def _timm(name: str) -> "torch.nn.Module":
 
 
 def _torchvision(name: str) -> "torch.nn.Module":
-    module = torchvision_without_classifier(torchvision_model(name), "backbone.json: fields")
+    module, _ = torchvision_parts(torchvision_model(name), "backbone.json: fields")
     for part in _TRAINING_ONLY:
         if hasattr(module, part):
             setattr(module, part, None)

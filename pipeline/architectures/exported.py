@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import torch
 
+from pipeline.architectures.restored import Normalised
 from pipeline.errors import IntegrityError
 from pipeline.images import Pixels
 
@@ -15,18 +16,61 @@ MODEL = "model.onnx"
 OPSET = 18
 
 
-def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:
+class InexpressibleError(Exception):
+    """ONNX, or its exporter, has no way to say what a network does; the text tells why, shortly."""
+
+
+class _Separate(torch.nn.Module):
+    """The same with an output a layer."""
+
+    def __init__(self, module: Normalised) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.module.each(images)
+
+
+def output_name(number: int) -> str:
+    """What a model file calls its outputs."""
+    return f"embeddings_{number}" if number else "embeddings"
+
+
+def export(module: Normalised, images: Pixels, path: Path, *, outputs: int = 1) -> None:
     """Export to one ONNX file with a dynamic N; equal modules give equal bytes.
 
-    images: (K, H, W, 3) uint8, K >= 2. Producer, doc strings, stack traces and paths are
-    stripped.
+    images: (K, H, W, 3) uint8, K >= 2; outputs: how many layers the module gives. Producer, doc
+    strings, stack traces and paths are stripped. Raises InexpressibleError.
     """
+    try:
+        _export(module, images, path, outputs)
+        model = onnx.load(path, load_external_data=False)
+        _strip(model)
+        onnx.checker.check_model(model)
+        content = model.SerializeToString(deterministic=True)
+    except IntegrityError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the exporter and its passes raise dozens of kinds
+        raise InexpressibleError(_shortly(error)) from None
+    path.write_bytes(content)
+
+
+def _shortly(error: Exception) -> str:
+    """What an exporter's error says, without its pages of advice."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return f"{type(root).__name__}: {lines[0][:200]}" if lines else type(root).__name__
+
+
+def _export(module: Normalised, images: Pixels, path: Path, outputs: int) -> None:
     batch = torch.export.Dim("N")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module,
+            _Separate(module),
             (torch.from_numpy(images[:2].copy()),),
             path,
             dynamo=True,
@@ -34,13 +78,9 @@ def export(module: torch.nn.Module, images: Pixels, path: Path) -> None:
             external_data=False,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=["embeddings"],
+            output_names=[output_name(number) for number in range(outputs)],
             dynamic_shapes={"images": {0: batch}},
         )
-    model = onnx.load(path, load_external_data=False)
-    _strip(model)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _strip(model: onnx.ModelProto) -> None:

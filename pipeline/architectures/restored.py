@@ -4,6 +4,7 @@ The probe's vectors, made on the CPU, tell a library that builds another module 
 a device that computes otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,11 @@ from safetensors.torch import load_file, save
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import architectures, frozen
+from pipeline.architectures.tapped import Tapped
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Preprocessing
+from pipeline.taps import PENULTIMATE, Tap
 
 MODEL = "model.safetensors"
 
@@ -28,7 +31,8 @@ _PROBE = "probe"
 class Normalised(torch.nn.Module):
     """(N, H, W, 3) uint8 -> (N, D) float32: normalisation, in float32, then the backbone.
 
-    dtype: of what the backbone takes in.
+    backbone: gives a tensor (N, D), or one a layer, which then stand side by side; dtype: of what
+    it takes in.
     """
 
     mean: torch.Tensor
@@ -45,9 +49,15 @@ class Normalised(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images: (N, H, W, 3) uint8, on the module's device."""
+        layers = self.each(images)
+        return layers[0] if len(layers) == 1 else torch.cat(layers, dim=1)
+
+    def each(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The same, a tensor (N, D_i) a layer."""
         pixels = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        features: torch.Tensor = self.backbone(((pixels - self.mean) / self.std).to(self.dtype))
-        return features.to(torch.float32)
+        made = self.backbone(((pixels - self.mean) / self.std).to(self.dtype))
+        layers = made if isinstance(made, tuple) else (made,)
+        return tuple(layer.to(torch.float32) for layer in layers)
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,8 @@ class Restored:
 def write(module: torch.nn.Module, record: FrozenBackbone) -> Vectors:
     """Write a float32 module's tensors as the record's model file, in its precision.
 
-    Returns what it then makes of the probe, (K, D) float32. Equal modules give equal bytes on
-    processors of one type.
+    Returns what it then makes of the probe, (K, D) float32, D of all layers together. Equal
+    modules give equal bytes on processors of one type.
     """
     bare, state = _bare(record), module.state_dict()
     kept = {
@@ -76,10 +86,10 @@ def write(module: torch.nn.Module, record: FrozenBackbone) -> Vectors:
     return probe
 
 
-def restore(backbone: FrozenBackbone) -> Restored:
+def restore(backbone: FrozenBackbone, layers: Sequence[int]) -> Restored:
     """The module of a frozen model.safetensors, channels last, in eval mode.
 
-    Raises IntegrityError where the file cannot be read, or is not that of the module which the
+    layers: which of the backbone's it gives, by number; the probe is of these as well. Raises IntegrityError where the file cannot be read, or is not that of the module which the
     installed library builds.
     """
     again = f"run 'dvc repro -f freeze@{backbone.name}'"
@@ -96,7 +106,10 @@ def restore(backbone: FrozenBackbone) -> Restored:
             f"{backbone.model} is not that of the {backbone.fields['architecture']} which is built "
             f"here: {differing}; install {backbone.fields['package']}, or {again}"
         )
-    return Restored(_filled(bare, state, backbone), probe)
+    ends = np.cumsum([0, *(layer.dim for layer in backbone.layers)])
+    kept = [probe[:, ends[number] : ends[number + 1]] for number in layers]
+    taps = [backbone.taps[number] for number in layers]
+    return Restored(_filled(bare, state, backbone, taps), np.concatenate(kept, axis=1))
 
 
 def probe_of(module: torch.nn.Module, backbone: FrozenBackbone, device: torch.device) -> Vectors:
@@ -125,7 +138,10 @@ def _bare(backbone: FrozenBackbone) -> torch.nn.Module:
 
 
 def _filled(
-    bare: torch.nn.Module, state: dict[str, torch.Tensor], backbone: FrozenBackbone
+    bare: torch.nn.Module,
+    state: dict[str, torch.Tensor],
+    backbone: FrozenBackbone,
+    taps: Sequence[Tap],
 ) -> Normalised:
     own = bare.state_dict()
     own.update(state)  # keeps the versions of its parts, which some of them ask for
@@ -134,7 +150,9 @@ def _filled(
         if isinstance(part, torch.nn.Conv2d):
             part.to(memory_format=torch.channels_last)
     dtype = DTYPES[str(backbone.fields["precision"])]
-    return Normalised(bare, backbone.preprocessing, dtype).eval().requires_grad_(False)
+    plain = [tap.layer for tap in taps] == [PENULTIMATE]  # no hooks, which compilers dislike
+    tapped = bare if plain else Tapped(bare, taps)
+    return Normalised(tapped, backbone.preprocessing, dtype).eval().requires_grad_(False)
 
 
 def _made(bare: torch.nn.Module, state: dict[str, torch.Tensor], record: FrozenBackbone) -> Vectors:
@@ -142,7 +160,8 @@ def _made(bare: torch.nn.Module, state: dict[str, torch.Tensor], record: FrozenB
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return probe_of(_filled(bare, state, record), record, torch.device("cpu"))
+        module = _filled(bare, state, record, record.taps)
+        return probe_of(module, record, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
 

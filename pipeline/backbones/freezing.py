@@ -1,105 +1,172 @@
-"""Freezing: a pretrained module -> one file that a runtime takes, and its record."""
+"""Freezing: a pretrained network -> one file that a runtime takes, and its record."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
 
-from pipeline import backbones, files, frozen
+from pipeline import backbones, files, frozen, taps
 from pipeline.architectures import exported, restored
-from pipeline.architectures.restored import Normalised
-from pipeline.backbones import weights
+from pipeline.backbones import onnx_model, weights
+from pipeline.backbones.network import TorchNetwork
 from pipeline.backbones.source import Locate, Pretrained
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import Drift, FrozenBackbone, Vectors
-from pipeline.images import Pixels
+from pipeline.images.views import AUGMENTATION, Views
+from pipeline.outputs import FrozenLayer
 from pipeline.params import BackboneParams
+from pipeline.taps import Tap
 
 
 def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) -> Drift:
     """Write the model file for the entry's runtime and backbone.json into `folder`.
 
-    Returns how far that file is from the module itself, which is float32. Raises IntegrityError
+    Returns how far that file is from the network itself, which is float32. Raises IntegrityError
     where the two differ on the probe beyond tolerance, and what the source raises.
     """
     at = f"params.yaml: backbones.{name}"
     pretrained = backbones.check(name, entry).load(entry, at, locate)
-    module = Normalised(pretrained.module, pretrained.preprocessing).eval()
-    probe = frozen.probe_pixels(pretrained.preprocessing)
-    with torch.inference_mode():
-        expected: Vectors = module(torch.from_numpy(probe.copy())).numpy()
+    recipe = pretrained.preprocessing
+    wanted = taps.resolve(entry.layers, entry.pooling, pretrained.network.layers(recipe), at)
+    expected = pretrained.network.embed(frozen.probe_pixels(recipe), recipe, wanted)
+    _check_vectors(expected, wanted, at)
     with files.replacing(folder) as beside:
         beside.mkdir()
-        record = _record(name, entry, pretrained, beside, dim=expected.shape[1])
-        drift = _drift(_WRITE[entry.runtime](module, record), expected, entry, at)
-        frozen.write(replace(record, file_sha256=files.sha256_of(record.model)))
+        layers = [
+            FrozenLayer(tap, made.shape[1]) for tap, made in zip(wanted, expected, strict=True)
+        ]
+        record = _record(name, entry, pretrained, beside, layers)
+        made, jointly = _WRITE[entry.runtime](pretrained, record, at)
+        drift = _drift(made, expected, entry, at)
+        frozen.write(_joined(record, jointly))
     return drift
 
 
+def _check_vectors(made: Sequence[Vectors], wanted: Sequence[Tap], at: str) -> None:
+    for vectors, tap in zip(made, wanted, strict=True):
+        if vectors.ndim != 2:
+            shape = tuple(vectors.shape[1:])
+            raise ConfigurationError(
+                f"{at}.layers: {tap.name!r} gives {shape} of an image, not one vector; "
+                f"write {taps.POOLED}, or a layer and its pooling"
+            )
+        if not np.isfinite(vectors).all():
+            raise IntegrityError(
+                f"{at}: the network makes NaN or infinity of the probe at {tap.name!r}; "
+                "other weights, or another layer"
+            )
+
+
 def _record(
-    name: str, entry: BackboneParams, pretrained: Pretrained, folder: Path, *, dim: int
+    name: str,
+    entry: BackboneParams,
+    pretrained: Pretrained,
+    folder: Path,
+    layers: list[FrozenLayer],
 ) -> FrozenBackbone:
     """The record, but for the digest of a file that is not there yet."""
-    fields = {
+    recipe = pretrained.preprocessing
+    fields: dict[str, Any] = {
         "source": entry.source,
         "architecture": pretrained.architecture,
         "package": pretrained.package,
-        "weights_sha256": weights.digest(pretrained.module.state_dict()),
-        "preprocessing": pretrained.preprocessing.as_dict(),
-        "layer": pretrained.layer,
-        "pooling": pretrained.pooling,
+        "weights_sha256": pretrained.network.digest(),
+        "preprocessing": recipe.as_dict(),
+        **layers[0].fields,
         "runtime": entry.runtime,
         "precision": entry.precision,
         "storage": entry.storage,
-        "pixel_probe": frozen.pixel_probe(pretrained.preprocessing),
+        "pixel_probe": frozen.pixel_probe(recipe, Views(tta=entry.tta)),
     }
+    if entry.tta:
+        fields["tta"] = entry.tta
     return FrozenBackbone(
         folder=folder,
         name=name,
         file=exported.MODEL if entry.runtime == "onnx" else restored.MODEL,
         file_sha256="",
-        dim=dim,
+        dim=layers[0].dim,
         weights=weights.stated(entry),
         licence=pretrained.licence,
         fields=fields,
+        layers=tuple(layers),
+        views=tuple(_view(number + 1, entry, pretrained) for number in range(entry.views)),
     )
 
 
-def _write_onnx(module: Normalised, record: FrozenBackbone) -> Vectors:
-    """Write the model file; what it makes of the probe, (K, D) float32."""
-    probe = frozen.probe_pixels(record.preprocessing)
-    exported.export(module, probe, record.model)
-    return _run(record.model, probe)
+def _view(number: int, entry: BackboneParams, pretrained: Pretrained) -> dict[str, Any]:
+    """What is another of an augmented view."""
+    views = Views(clean=False, augmented=(number,), seed=entry.seed)
+    return {
+        "view": {"number": number, "seed": entry.seed, "augmentation": AUGMENTATION},
+        "pixel_probe": frozen.pixel_probe(pretrained.preprocessing, views),
+    }
 
 
-def _write_torch(module: Normalised, record: FrozenBackbone) -> Vectors:
-    """Likewise."""
-    return restored.write(module.backbone, record)
+Written = tuple[list[Vectors], list[tuple[str, ...]]]
+"""What a model file makes of the probe, a layer; and of each layer, with which others it is made."""
+
+
+def _write_onnx(pretrained: Pretrained, record: FrozenBackbone, at: str) -> Written:
+    recipe = record.preprocessing
+    try:
+        pretrained.network.write_onnx(record.taps, recipe, record.model)
+    except exported.InexpressibleError as error:
+        raise ConfigurationError(
+            f"{at}.runtime: onnx does not do for it ({error}); write runtime: torch"
+        ) from None
+    probe = frozen.probe_pixels(recipe)
+    made = onnx_model.run(record.model, probe)
+    return made, onnx_model.jointly(record.model, [tap.name for tap in record.taps], probe, made)
+
+
+def _write_torch(pretrained: Pretrained, record: FrozenBackbone, at: str) -> Written:
+    if not isinstance(pretrained.network, TorchNetwork):
+        raise ConfigurationError(f"{at}.runtime: torch does not run an ONNX file; write onnx")
+    made = restored.write(pretrained.network.module, record)
+    ends = np.cumsum([layer.dim for layer in record.layers])
+    return np.split(made, ends[:-1], axis=1), [()] * len(record.layers)
 
 
 _WRITE = {"onnx": _write_onnx, "torch": _write_torch}
 
 
-def _drift(measured: Vectors, expected: Vectors, entry: BackboneParams, at: str) -> Drift:
-    what = "ONNX against torch" if entry.runtime == "onnx" else f"{entry.precision} against float32"
+def _joined(record: FrozenBackbone, jointly: list[tuple[str, ...]]) -> FrozenBackbone:
+    """The record of a file that is there."""
+    layers = tuple(
+        replace(layer, jointly=names) for layer, names in zip(record.layers, jointly, strict=True)
+    )
+    return replace(
+        record,
+        file_sha256=files.sha256_of(record.model),
+        fields={**record.fields, **layers[0].fields},
+        layers=layers,
+    )
+
+
+def _drift(
+    measured: list[Vectors], expected: list[Vectors], entry: BackboneParams, at: str
+) -> Drift:
+    """The largest of all layers."""
+    what = (
+        "ONNX against its origin"
+        if entry.runtime == "onnx"
+        else f"{entry.precision} against float32"
+    )
     try:
-        return frozen.check_drift(
-            measured, expected, precision=entry.precision, what=f"{at}: {what}"
-        )
+        drifts = [
+            frozen.check_drift(now, then, precision=entry.precision, what=f"{at}: {what}, {layer}")
+            for now, then, layer in zip(measured, expected, entry.layers, strict=True)
+        ]
     except IntegrityError as error:
         if entry.precision == "float32":
             raise
         raise ConfigurationError(
             f"{error}: too coarse for this network; write precision: float32"
         ) from None
-
-
-def _run(path: Path, images: Pixels) -> Vectors:
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    (vectors,) = session.run(None, {"images": images})
-    return np.asarray(vectors, dtype=np.float32)
+    return Drift(min(one.cosine for one in drifts), max(one.relative for one in drifts))
 
 
 def measured(drift: Drift) -> dict[str, float]:

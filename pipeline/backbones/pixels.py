@@ -21,14 +21,14 @@ class Pixels:
         return Origin()
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
+        from pipeline.backbones.network import TorchNetwork
+
         own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         return Pretrained(
-            module=architectures.pixels("pixels"),
+            network=TorchNetwork(architectures.pixels("pixels")),
             preprocessing=preprocessing_or(entry, lambda: own, at),
             architecture="pixels",
             package="none",
-            layer="input",
-            pooling="flatten",
             licence="none needed",
         )
 

@@ -1,13 +1,15 @@
 """What a source of pretrained weights supplies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import ConfigurationError
-from pipeline.images import Preprocessing
+from pipeline.frozen import Vectors
+from pipeline.images import Pixels, Preprocessing
 from pipeline.params import BackboneParams
+from pipeline.taps import Layer, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -16,21 +18,42 @@ Locate = Callable[[str], Path]
 """Turns a path of params.yaml into an absolute one."""
 
 
+class Network(Protocol):
+    """A pretrained network without its classifier, as its own library computes it, in float32."""
+
+    def layers(self, recipe: Preprocessing) -> list[Layer]:
+        """What can be tapped, in the order of execution, `penultimate` the last."""
+
+    def embed(self, images: Pixels, recipe: Preprocessing, taps: Sequence[Tap]) -> list[Vectors]:
+        """(N, H, W, 3) uint8, crops of the recipe -> (N, D) float32 a tap."""
+
+    def write_onnx(self, taps: Sequence[Tap], recipe: Preprocessing, path: Path) -> None:
+        """Write a model file: `images` uint8 (N, crop, crop, 3) -> float32 (N, D) a tap.
+
+        Its outputs are `embeddings`, `embeddings_1` and so on. Equal networks give equal bytes.
+        Raises ConfigurationError where ONNX cannot express it.
+        """
+
+    def digest(self) -> str:
+        """Hex sha256 over its weights, whatever file they came in."""
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """A pretrained backbone before freezing.
 
-    module: (N, 3, H, W) float32, normalised -> (N, D) float32, in eval mode.
-    package: `name version` of what built it; licence: of the weights, as their maker states it.
+    package: `name version` of what built it; licence: of the weights, as their maker states it;
+    classifier: its own last layer, (N, D) float32 -> (N, K) logits, None where it has none;
+    transform: its maker's own preprocessing, of a Pillow image -> (3, H, W) float32, normalised.
     """
 
-    module: "torch.nn.Module"
+    network: Network
     preprocessing: Preprocessing
     architecture: str
     package: str
-    layer: str
-    pooling: str
     licence: str
+    classifier: "torch.nn.Module | None" = None
+    transform: Callable[[Any], "torch.Tensor"] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class Source(Protocol):
         """Where the weights are, without the network. Raises what `load` does of a file."""
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
-        """Build the module with its weights. Raises ConfigurationError or InputError."""
+        """Build the network with its weights. Raises ConfigurationError or InputError."""
 
 
 def preprocessing_or(

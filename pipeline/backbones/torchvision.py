@@ -43,20 +43,23 @@ class Torchvision:
         """Build the model, load its weights, take its classifier off."""
         import torchvision
 
+        from pipeline.backbones.network import TorchNetwork
+
         path = weights.weights_file(entry, at, locate)
         if path is None:
             module = _downloaded(entry, at)
         else:
             module = architectures.torchvision_model(str(entry.model))
             weights.load_into(module, path, at)
+        body, classifier = architectures.torchvision_parts(module, at)
         return Pretrained(
-            module=architectures.torchvision_without_classifier(module, at).eval(),
+            network=TorchNetwork(body.eval()),
             preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=f"torchvision {torchvision.__version__.split('+')[0]}",
-            layer="penultimate",
-            pooling="default",
             licence="not stated; torchvision itself is BSD-3-Clause",
+            classifier=classifier,
+            transform=None if entry.preprocessing else _recipe(entry, at),
         )
 
 
@@ -90,9 +93,7 @@ def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
 
 def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
     """The transforms that belong to the weights; a file takes those of IMAGENET1K_V1."""
-    is_file = weights.names_a_file(entry, at)
-    tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
-    recipe = _tag(tag, entry, at).transforms()
+    recipe = _recipe(entry, at)
     return Preprocessing(
         resize=int(recipe.resize_size[0]),
         crop=int(recipe.crop_size[0]),
@@ -100,6 +101,12 @@ def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
         mean=tuple(recipe.mean),
         std=tuple(recipe.std),
     )
+
+
+def _recipe(entry: BackboneParams, at: str) -> Any:
+    is_file = weights.names_a_file(entry, at)
+    tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
+    return _tag(tag, entry, at).transforms()
 
 
 SOURCE = Torchvision()

@@ -22,16 +22,21 @@ from pathlib import Path
 from pipeline.decoding.batch import Batch
 from pipeline.decoding.parent import Decoder, Stopped
 from pipeline.images import Preprocessing
+from pipeline.images.views import CLEAN, Views
 
 __all__ = ["Batch", "Decoder", "Decoders", "Stopped"]
 
 
 @dataclass(eq=False)
 class Decoders:
-    """The children of one process for one data root and recipe, started as threads ask for them."""
+    """The children of one process for one data root and recipe, started as threads ask for them.
+
+    views: which of each image they make.
+    """
 
     root: Path
     recipe: Preprocessing
+    views: Views = CLEAN
     _idle: list[Decoder] = field(default_factory=list)
     _all: list[Decoder] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,7 +66,7 @@ class Decoders:
                 raise Stopped
             if self._idle:
                 return self._idle.pop()
-            self._all.append(Decoder(self.root, self.recipe))
+            self._all.append(Decoder(self.root, self.recipe, self.views))
             return self._all[-1]
 
     def start(self, count: int) -> None:
@@ -71,7 +76,7 @@ class Decoders:
         """
         with self._lock:
             while len(self._all) < count and not self.closed:
-                self._all.append(Decoder(self.root, self.recipe))
+                self._all.append(Decoder(self.root, self.recipe, self.views))
                 self._idle.append(self._all[-1])
 
     def wait_until_ready(self) -> None:

@@ -10,8 +10,8 @@ from pipeline.images import Pixels
 class Batch:
     """What became of some images, in their order.
 
-    sha256: of those that were decoded; pixels: (N, crop, crop, 3) uint8, theirs; failed:
-    (path, sha256, reason, detail) of the others; read, decode: seconds; began: when the first
+    sha256: of those that were decoded; pixels: (N * V, crop, crop, 3) uint8, theirs, the views of
+    an image together; failed: (path, sha256, reason, detail) of the others; read, decode: seconds; began: when the first
     was asked for of a child that was ready, a time.time().
     """
 

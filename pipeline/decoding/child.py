@@ -16,7 +16,8 @@ from typing import Any
 from pipeline import files
 from pipeline.decoding.memory import begin
 from pipeline.errors import ImageError, is_shortage
-from pipeline.images import Preprocessing, preprocess
+from pipeline.images import Preprocessing
+from pipeline.images.views import Views, render
 
 READY = b"ready\n"
 """The first line: everything is imported."""
@@ -34,6 +35,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     order = json.loads(sys.argv[1])
     root, recipe = Path(order["root"]), Preprocessing(**order["recipe"])
+    views = Views(**{**order["views"], "augmented": tuple(order["views"]["augmented"])})
     limits = order["cpu_seconds"], order["clock_seconds"]
     with os.fdopen(os.dup(1), "wb") as to_parent:
         _silence()
@@ -50,7 +52,7 @@ def main() -> None:
             at = question["at"]
             for number, (sha256, path) in enumerate(question["images"]):
                 begin(shared, number)  # it may be the last
-                answer, pixels = serve(root / path, sha256, recipe, limits)
+                answer, pixels = serve(root / path, sha256, (recipe, views), limits)
                 answers.append({**answer, "path": path})
                 shared[at : at + len(pixels)] = pixels
                 at += len(pixels)
@@ -84,9 +86,12 @@ def fetch(path: Path) -> None:
 
 
 def serve(
-    path: Path, sha256: str, recipe: Preprocessing, limits: tuple[float, float]
+    path: Path, sha256: str, making: tuple[Preprocessing, Views], limits: tuple[float, float]
 ) -> tuple[dict[str, Any], bytes]:
-    """The answer on one image, and its pixels; limits: processor and clock seconds to decode it."""
+    """The answer on one image, and its pixels, those of all views.
+
+    limits: processor and clock seconds to decode it.
+    """
     begun = read = time.perf_counter()
     answer: dict[str, Any] = {"reason": None}
     pixels = b""
@@ -94,7 +99,7 @@ def serve(
         content = _read(path, sha256)
         read = time.perf_counter()
         _limit(*limits)
-        pixels = preprocess(content, recipe).tobytes()
+        pixels = render(content, sha256, *making).tobytes()
     except ImageError as error:
         answer = {"reason": error.reason, "detail": error.detail}
     except MemoryError:

@@ -23,7 +23,7 @@ class SharedPixels:
     shape: of an image's pixels.
     """
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self._file = _memory()
         self._shape = shape
         self._half = 0

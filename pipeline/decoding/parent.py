@@ -19,6 +19,7 @@ from pipeline.decoding.child import READY
 from pipeline.decoding.memory import SharedPixels
 from pipeline.errors import ResourceError
 from pipeline.images import Preprocessing
+from pipeline.images.views import CLEAN, Views
 
 CPU_SECONDS = 30.0
 """What decoding an image may take of a processor: many times what the largest one needs."""
@@ -45,12 +46,13 @@ class Decoder:
     Starting does not wait until the child is up. Raises OSError where it cannot be started.
     """
 
-    def __init__(self, root: Path, recipe: Preprocessing) -> None:
+    def __init__(self, root: Path, recipe: Preprocessing, views: Views = CLEAN) -> None:
         limits = {"cpu_seconds": CPU_SECONDS, "clock_seconds": CLOCK_SECONDS}
-        self._shape = (recipe.crop, recipe.crop, 3)
+        self._shape = (len(views), recipe.crop, recipe.crop, 3)
         self._shared = SharedPixels(self._shape)
-        place = {"root": str(root), "recipe": recipe.as_dict(), "memory": self._shared.fileno()}
-        self._order = json.dumps({**place, **limits})
+        making = {"recipe": recipe.as_dict(), "views": views.as_dict()}
+        place = {"root": str(root), "memory": self._shared.fileno()}
+        self._order = json.dumps({**place, **making, **limits})
         self._stopped = False
         self._asked = 0.0
         self._changing = threading.Lock()
@@ -98,13 +100,17 @@ class Decoder:
             return self._one_by_one(images, batch)
         for image, answer in zip(images, answers, strict=True):
             batch.add(image, answer)
-        batch.pixels = batch.pixels[: len(batch.sha256)]
+        return self._cut(batch)
+
+    def _cut(self, batch: Batch) -> Batch:
+        """Its pixels without room for images that failed, the views of an image together."""
+        batch.pixels = batch.pixels[: len(batch.sha256)].reshape(-1, *self._shape[1:])
         return batch
 
     def _one_by_one(self, images: Sequence[tuple[str, str]], batch: Batch) -> Batch:
         """The child died: its image at hand gets one more try, every other one two."""
         culprit, died = self._shared.at_hand, self._restart()
-        pixels = np.empty((len(images), *self._shape), np.uint8)
+        batch.pixels = np.empty((len(images), *self._shape), np.uint8)
         for number, image in enumerate(images):
             tries = 2
             if number == culprit:  # the limit of processor time is the same the next time
@@ -114,9 +120,8 @@ class Decoder:
                 sha256, path = image
                 batch.failed.append((path, sha256, *reason(code or died)))
             elif batch.add(image, answer):
-                pixels[len(batch.sha256) - 1] = self._shared.pixels[0]
-        batch.pixels = pixels[: len(batch.sha256)]
-        return batch
+                batch.pixels[len(batch.sha256) - 1] = self._shared.pixels[0]
+        return self._cut(batch)
 
     def _alone(self, image: tuple[str, str], tries: int) -> tuple[dict[str, Any] | None, int]:
         """The answer on one image, or None and the exit code of the child that it killed last."""

@@ -105,7 +105,7 @@ class Preprocessing:
 
 def decode(content: bytes) -> Pixels:
     """Decode by the rule above. Returns (H, W, 3) uint8; raises ImageError with its reason."""
-    return np.asarray(_decode(content))
+    return np.asarray(opened(content))
 
 
 def preprocess(content: bytes, recipe: Preprocessing) -> Pixels:
@@ -113,16 +113,20 @@ def preprocess(content: bytes, recipe: Preprocessing) -> Pixels:
 
     Equal, pixel for pixel, to torchvision's Resize and CenterCrop on a Pillow image.
     """
-    image = _decode(content)
+    image = resized(opened(content), recipe)
+    left, top = _before(image.width, recipe.crop), _before(image.height, recipe.crop)
+    return np.asarray(image.crop((left, top, left + recipe.crop, top + recipe.crop)))
+
+
+def resized(image: Image.Image, recipe: Preprocessing) -> Image.Image:
+    """An opened image, its shorter side as the recipe has it. Raises ImageError."""
     width, height = _resized(image.width, image.height, recipe.resize)
     if width * height > MAX_PIXELS:
         raise ImageError(
             "too_many_pixels",
             f"{image.width}x{image.height} would be resized to {width}x{height}",
         )
-    image = image.resize((width, height), INTERPOLATIONS[recipe.interpolation])
-    left, top = _before(width, recipe.crop), _before(height, recipe.crop)
-    return np.asarray(image.crop((left, top, left + recipe.crop, top + recipe.crop)))
+    return image.resize((width, height), INTERPOLATIONS[recipe.interpolation])
 
 
 def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
@@ -136,10 +140,11 @@ def _before(size: int, crop: int) -> int:
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
-def _decode(content: bytes) -> Image.Image:
+def opened(content: bytes) -> Image.Image:
+    """The image, decoded by the rule above, mode RGB. Raises ImageError."""
     format = sniff(content[:SNIFF_BYTES])
     try:
-        with _opened(content, format) as image:
+        with _parsed(content, format) as image:
             _check_size(image.width, image.height)
             grey = Grey()
             if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -156,7 +161,7 @@ def _decode(content: bytes) -> Image.Image:
         raise ImageError(*reason(content, format, error)) from None
 
 
-def _opened(content: bytes, format: str) -> ImageFile.ImageFile:
+def _parsed(content: bytes, format: str) -> ImageFile.ImageFile:
     """The file with its header read and nothing decoded."""
     if format == "WEBP":
         _check_size(*headers.webp_canvas(content))

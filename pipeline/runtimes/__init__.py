@@ -1,7 +1,7 @@
 """A frozen backbone, loaded: (N, H, W, 3) uint8 -> (N, D) float32. Chosen by name."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,8 @@ from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.images import Pixels
 from pipeline.names import unknown
+
+Gpus = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Runtime(Protocol):
     def version(self) -> str: ...
 
     def embed(self, images: Pixels) -> Vectors:
-        """(N, H, W, 3) uint8 -> (N, D) float32, N at least 1. Safe to call from several threads.
+        """(N, H, W, 3) uint8 -> (N, D) float32, N at least 1; D: of the layers loaded, together.
+
+        Safe to call from several threads.
 
         Raises DeviceMemoryError where a GPU is full.
         """
@@ -72,31 +76,38 @@ def without_gpu(wanted: str, reason: str) -> str:
     return "cpu"
 
 
-def load(backbone: FrozenBackbone, *, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:
+def load(
+    backbone: FrozenBackbone,
+    *,
+    device: str,
+    gpus: tuple[int, ...] | None = None,
+    layers: Sequence[int] = (0,),
+) -> Runtime:
     """Load a frozen backbone on `auto`, `cpu` or `cuda`, to run in the plainest way.
 
     gpus: indices of the GPUs to use, counted from 0 among the visible ones; None: all of them;
-    on the CPU it means nothing. Raises ConfigurationError where the runtime is unknown or the
+    on the CPU it means nothing; layers: numbers of those to compute, whose vectors then stand
+    side by side. Raises ConfigurationError where the runtime is unknown or the
     device is not there or does not run the backbone, ResourceError where a GPU is too full for it.
     """
     name = str(backbone.fields["runtime"])
     if name not in RUNTIMES:
         raise ConfigurationError(f"{backbone.folder}: {unknown('runtime', name, RUNTIMES)}")
-    return RUNTIMES[name](backbone, device, gpus)
+    return RUNTIMES[name](backbone, device, gpus, tuple(layers))
 
 
-def _onnx(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None) -> Runtime:
+def _onnx(backbone: FrozenBackbone, device: str, gpus: Gpus, layers: tuple[int, ...]) -> Runtime:
     from pipeline.runtimes import onnx
 
-    return onnx.load(backbone, device, gpus)
+    return onnx.load(backbone, device, gpus, layers)
 
 
-def _torch(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None) -> Runtime:
+def _torch(backbone: FrozenBackbone, device: str, gpus: Gpus, layers: tuple[int, ...]) -> Runtime:
     from pipeline.runtimes import torch
 
-    return torch.TorchRuntime.load(backbone, device, gpus)
+    return torch.TorchRuntime.load(backbone, device, gpus, layers)
 
 
-Load = Callable[[FrozenBackbone, str, tuple[int, ...] | None], Runtime]
+Load = Callable[[FrozenBackbone, str, Gpus, tuple[int, ...]], Runtime]
 
 RUNTIMES: dict[str, Load] = {"onnx": _onnx, "torch": _torch}

@@ -33,15 +33,18 @@ class Lane:
         self, session: onnxruntime.InferenceSession, device: str, gpu: int, batch_size: int
     ) -> None:
         self._session, self._gpu = session, gpu
-        images, vectors = session.get_inputs()[0], session.get_outputs()[0]
+        images = session.get_inputs()[0]
         shape = (batch_size, *images.shape[1:])
         place = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         with memory_errors(batch_size, gpu):
             self._given = place(shape, np.uint8, device, gpu)
-            self._made = place((batch_size, *vectors.shape[1:]), np.float32, device, gpu)
             self._binding = session.io_binding()
             self._binding.bind_ortvalue_input(images.name, self._given)
-            self._binding.bind_ortvalue_output(vectors.name, self._made)
+            self._made = []
+            for vectors in session.get_outputs():
+                made = place((batch_size, *vectors.shape[1:]), np.float32, device, gpu)
+                self._binding.bind_ortvalue_output(vectors.name, made)
+                self._made.append(made)
         self._staged = gpus.pinned(shape, gpu) if device == "cuda" else np.empty(shape, np.uint8)
 
     def run(self, images: Pixels) -> Vectors:
@@ -52,8 +55,8 @@ class Lane:
         with memory_errors(len(self._staged), self._gpu):
             self._given.update_inplace(self._staged)
             self._session.run_with_iobinding(self._binding)
-            vectors: Vectors = self._made.numpy()[:count].copy()  # it may be the lane's own memory
-        return vectors
+            parts = [made.numpy()[:count] for made in self._made]
+            return np.concatenate(parts, axis=1)  # a copy: they may be the lane's own memory
 
 
 class Lanes:

@@ -25,15 +25,29 @@ BATCH = {"cpu": 4, "cuda": 128}
 Sessions = SimpleQueue[onnxruntime.InferenceSession]
 
 
-def load(backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None = None) -> Runtime:
+def load(
+    backbone: FrozenBackbone,
+    device: str,
+    gpus: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] = (0,),
+) -> Runtime:
     """Open a model on `auto`, `cpu` or `cuda`; gpus: indices of those to use, None: all.
 
-    Raises ConfigurationError where the device is not there or does not run it, ResourceError
+    layers: see `pipeline.runtimes.load`. Raises ConfigurationError where the device is not there or does not run it, ResourceError
     where a GPU is too full for it.
     """
     if choose_device(device) == "cpu":
-        return OnnxRuntime.load(backbone.model)
-    return OnnxOnGpus.load(backbone.model, choose_gpus(gpus))
+        return OnnxRuntime.load(_part(backbone, layers))
+    return OnnxOnGpus.load(_part(backbone, layers), choose_gpus(gpus))
+
+
+def _part(backbone: FrozenBackbone, layers: tuple[int, ...]) -> Path | bytes:
+    """The model file, or as much of it as the layers need."""
+    if layers == tuple(range(len(backbone.layers))):
+        return backbone.model
+    from pipeline.runtimes.pruning import pruned
+
+    return pruned(backbone.model, layers)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class OnnxRuntime:
     idle: None where any number of callers may be in the first session at once.
     """
 
-    model: Path
+    model: Path | bytes
     batch_size: int
     first: onnxruntime.InferenceSession
     idle: Sessions | None = None
@@ -55,7 +69,7 @@ class OnnxRuntime:
     version: str = onnxruntime.__version__
 
     @classmethod
-    def load(cls, model: Path) -> "OnnxRuntime":
+    def load(cls, model: Path | bytes) -> "OnnxRuntime":
         """Open the model."""
         return cls(model, BATCH["cpu"], open_session(model, "cpu"))
 
@@ -80,11 +94,11 @@ class OnnxRuntime:
     def _pass(self, batch: Pixels) -> Vectors:
         session = self.idle.get() if self.idle else self.first
         try:
-            vectors: Vectors = session.run(None, {"images": batch})[0]
+            made: list[Vectors] = session.run(None, {"images": batch})
         finally:
             if self.idle:
                 self.idle.put(session)
-        return vectors
+        return made[0] if len(made) == 1 else np.concatenate(made, axis=1)
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class OnnxOnGpus:
     Those of one batch size share their lanes. place: `cpu` where a test has no GPU.
     """
 
-    model: Path
+    model: Path | bytes
     gpus: tuple[int, ...]
     lanes: Lanes
     place: str = "cuda"
@@ -105,7 +119,7 @@ class OnnxOnGpus:
     @classmethod
     def load(
         cls,
-        model: Path,
+        model: Path | bytes,
         gpus: tuple[int, ...],
         *,
         batch_size: int = BATCH["cuda"],
@@ -146,9 +160,9 @@ class OnnxOnGpus:
         return np.concatenate(vectors)
 
 
-def _open_lanes(model: Path, gpus: tuple[int, ...], batch_size: int, device: str) -> Lanes:
+def _open_lanes(model: Path | bytes, gpus: tuple[int, ...], batch_size: int, device: str) -> Lanes:
     """A session on each GPU, and a lane into each."""
-    content = model.read_bytes()
+    content = model if isinstance(model, bytes) else model.read_bytes()
 
     def opened(gpu: int) -> onnxruntime.InferenceSession:
         with memory_errors(batch_size, gpu):

@@ -54,16 +54,20 @@ class TorchRuntime:
 
     @classmethod
     def load(
-        cls, backbone: FrozenBackbone, device: str, gpus: tuple[int, ...] | None = None
+        cls,
+        backbone: FrozenBackbone,
+        device: str,
+        gpus: tuple[int, ...] | None = None,
+        layers: tuple[int, ...] = (0,),
     ) -> "TorchRuntime":
         """Restore a backbone on `auto`, `cpu` or `cuda`; gpus: which, by number; None: all.
 
-        Raises ConfigurationError where the device is not there, IntegrityError where the file
+        layers: see `pipeline.runtimes.load`. Raises ConfigurationError where the device is not there, IntegrityError where the file
         is not as it should be or a device makes other vectors of the probe than were frozen.
         """
         found = _device(device)
         places = _places(found, gpus)
-        restored = restore(backbone)
+        restored = restore(backbone, layers)
         if found == "cuda":
             _be_exact()
         replicas = tuple(_replica(restored.module, place) for place in places)
@@ -71,7 +75,8 @@ class TorchRuntime:
             _check(backbone, replica, restored.probe)
         at_once = 1 if found == "cpu" else LANES * len(replicas)
         crop, plain = backbone.preprocessing.crop, Setting(at_once, at_once, BATCH[found])
-        return cls(replicas, found, BATCH[found], crop, backbone.dim).run_as(plain)
+        dim = sum(backbone.layers[number].dim for number in layers)
+        return cls(replicas, found, BATCH[found], crop, dim).run_as(plain)
 
     @property
     def gpus(self) -> tuple[int, ...]:
