@@ -14,7 +14,7 @@ from tests.closure import ROOT
 LEVELS = [
     {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
-    {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
@@ -25,7 +25,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {"changes", "extraction", "preparation", "selection", "summary"},
-    {"planning", "reporting"},
+    {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]

@@ -14,6 +14,7 @@ from pipeline.dataset import Digests, Labels, Split, read_labels, read_problems
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
 from pipeline.metrics import Interval, wilson
+from pipeline.outputs import FIRST
 from pipeline.params import CONTROL_SOURCES
 from pipeline.project import Project, open_project
 from pipeline.ranking import LEADING, Measured
@@ -142,15 +143,17 @@ def _candidates(
 ) -> Iterator[Candidate]:
     for name, one in cached.items():
         rows = one.rows(seen.sha256)
-        for layer in _layers(one):
+        for layer, inner in _layers(one).items():
             if wanted in (None, layer):
-                measured = ranking.score(_take(one, rows, layer), seen.y)
+                measured = ranking.score(_take(one, rows, inner), seen.y)
                 yield Candidate(name, layer, one.source in CONTROL_SOURCES, measured)
 
 
-def _layers(cached: Embeddings) -> tuple[str, ...]:
-    """The layers of a file; files with one layer do not name it."""
-    return tuple(getattr(cached, "layers", ("embeddings",)))
+def _layers(cached: Embeddings) -> dict[str, str]:
+    """The layers of a file, as params.yaml names them; to each its name in the file."""
+    own = cached.attributes["fingerprint_fields"]
+    there = getattr(cached, "layers", (FIRST,))
+    return {own.get("layer", FIRST) if name == FIRST else name: name for name in there}
 
 
 def _take(cached: Embeddings, rows: npt.NDArray[np.int64], layer: str) -> npt.NDArray[np.float32]:
