@@ -29,6 +29,8 @@ CELLS = 1 << 23
 LEAST, MOST = 1e-10, 1e10
 """Between these times the largest eigenvalue the evidence is maximised. It has no maximum where
 the embeddings reproduce the labels exactly: the noise goes to 0 and it to infinity."""
+ROUNDING = 1e-12
+"""Less of a class's indicator than this share is none."""
 GRID = 81
 SECTIONS = 40
 GOLDEN = (5**0.5 - 1) / 2
@@ -62,8 +64,8 @@ def logme(X: Vectors, y: Codes) -> float:
 
 def _unexplained(seen: Spectrum) -> Floats:
     """(K,) what no linear function of the embeddings tells of each class's indicator."""
-    left: Floats = np.maximum(seen.counts - seen.loads.sum(axis=0), 0)
-    return left
+    left = seen.counts - seen.loads.sum(axis=0)
+    return np.where(left > ROUNDING * seen.counts, left, 0.0)
 
 
 def _evidence(n: int, noise: Floats, spread: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from pipeline import dataset, ranking
 from pipeline.cli import rank
 from pipeline.cli.rank import Candidate
 from pipeline.dataset import Labels, Problem
+from pipeline.embeddings import Embeddings
 from pipeline.ranking import Measured
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 from tests.test_cli import Desk, desk
@@ -142,6 +143,37 @@ def test_rank__layer_that_is_not_cached__is_exit_3_and_says_which_are(desk, labe
     assert "backbone good has no embeddings of layer 'blocks', only of embeddings; add it" in line
     assert "layer 'blocks'" in desk.refused(3, "rank", "--layer", "blocks")
     assert len(ranked(desk, "good", "--layer", "embeddings")["candidates"]) == 1
+
+
+@dataclass(frozen=True)
+class Layered(Embeddings):
+    """Embeddings of two layers: that of the file, and the same without what tells classes apart."""
+
+    layers = ("embeddings", "blocks@avg")
+
+    def take(self, rows, layer="embeddings"):
+        taken = super().take(rows)
+        return taken if layer == "embeddings" else np.roll(taken, 1, axis=0)[:, :5]
+
+
+def test_rank__several_layers__are_a_candidate_each(desk, labels, monkeypatch):
+    opened = rank.embeddings.open
+
+    def two_layers(path) -> Layered:
+        plain = opened(path)
+        fields = {"source": "timm", "layer": "penultimate"}
+        return Layered(plain.sha256, plain.vectors, {"fingerprint_fields": fields})
+
+    monkeypatch.setattr(rank.embeddings, "open", two_layers)
+    found = ranked(desk, "good")["candidates"]
+    assert [(one["layer"], one["dim"]) for one in found] == [("penultimate", 12), ("blocks@avg", 5)]
+    assert [one["scores"]["loo_knn"] > 0.8 for one in found] == [True, False]
+    alone = ranked(desk, "--layer", "blocks@avg", "good", "worse")["candidates"]
+    assert {(one["backbone"], one["layer"]) for one in alone} == {
+        ("good", "blocks@avg"),
+        ("worse", "blocks@avg"),
+    }
+    assert "only of penultimate, blocks@avg" in desk.refused(3, "rank", "good", "--layer", "top")
 
 
 def candidate(name: str, right: int, logme: float) -> Candidate:

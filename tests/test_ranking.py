@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from pipeline import ranking
+from pipeline import ranking, spectra
 from pipeline.ranking import SCORES, h_score, logme, loo_knn
 
 SHAPES = [(30, 6), (12, 40), (20, 20)]
@@ -270,12 +270,26 @@ def test_score__is_every_score_with_its_seconds():
     assert (measured.n, measured.dim) == (40, 8)
 
 
-def test_score__other_threads__has_the_same_bits(monkeypatch):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_score__other_blocks__is_the_same(monkeypatch, shape):
+    X, y = clouds(*shape)
+    whole = ranking.score(X, y).scores
+    monkeypatch.setattr(spectra, "BLOCK", 7)
+    assert ranking.score(X, y).scores == pytest.approx(whole, abs=1e-9)
+
+
+def test_score__runs_on_one_blas_thread_and_as_many_of_its_own_as_there_are_cores(monkeypatch):
     X, y = clouds(700, 300)
     monkeypatch.setattr(ranking, "CELLS", 20_000)
-    results = []
-    for threads in (1, 2):
+    found = []
+    for threads in (1, 3):
         monkeypatch.setattr(ranking, "cores", lambda threads=threads: threads)
-        with threadpool_limits(threads):
-            results.append(ranking.score(X.astype(np.float32), y).scores)
-    assert results[0] == results[1]
+        found.append(ranking.score(X.astype(np.float32), y).scores)
+    assert found[0] == found[1]
+
+    def blas_threads(*_) -> float:
+        return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+
+    monkeypatch.setattr(ranking, "SCORES", {"threads": blas_threads})
+    with threadpool_limits(2):
+        assert ranking.score(X, y).scores == {"threads": 1}

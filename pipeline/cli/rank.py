@@ -63,7 +63,9 @@ def run(names: Sequence[str], *, layer: str | None, most: int, as_json: bool = F
         project.backbone(name)
     cached, left_out = _opened(project, chosen)
     if not cached and not names:
-        raise InputError(f"no backbone is embedded yet; {_make(project, chosen[0])}")
+        raise InputError(
+            f"no backbone is embedded yet; {_make(project, project.params.run.backbones[0])}"
+        )
     seen = _seen(read_labels(project.artifacts / "dataset" / "labels.parquet"))
     old = {name: why for name, one in cached.items() if (why := _missing(project, name, one, seen))}
     without = _without(layer, {name: one for name, one in cached.items() if name not in old})
@@ -150,14 +152,18 @@ def _candidates(
 
 
 def _layers(cached: Embeddings) -> dict[str, str]:
-    """The layers of a file, as params.yaml names them; to each its name in the file."""
+    """The layers of a file by layer, or layer@pooling; to each its name in the file."""
     own = cached.attributes["fingerprint_fields"]
-    there = getattr(cached, "layers", (FIRST,))
-    return {own.get("layer", FIRST) if name == FIRST else name: name for name in there}
+    first, *others = getattr(cached, "layers", (FIRST,))
+    name = str(own.get("layer", first))
+    shown = f"{name}@{own['pooling']}" if name in others else name
+    return {shown: first} | {other: other for other in others}
 
 
 def _take(cached: Embeddings, rows: npt.NDArray[np.int64], layer: str) -> npt.NDArray[np.float32]:
-    return cached.take(rows, layer=layer) if hasattr(cached, "layers") else cached.take(rows)
+    take: Any = cached.take
+    taken: npt.NDArray[np.float32] = take(rows, **({} if layer == FIRST else {"layer": layer}))
+    return taken
 
 
 def _order(one: Candidate) -> tuple[float, str, str]:
