@@ -140,20 +140,20 @@ def test_rank__one_class__is_refused(desk, labels):
 
 def test_rank__layer_that_is_not_cached__is_exit_3_and_says_which_are(desk, labels):
     line = desk.refused(3, "rank", "good", "--layer", "blocks")
-    assert "backbone good has no embeddings of layer 'blocks', only of embeddings; add it" in line
+    assert "backbone good has no embeddings of layer 'blocks', only of penultimate; add it" in line
     assert "layer 'blocks'" in desk.refused(3, "rank", "--layer", "blocks")
-    assert len(ranked(desk, "good", "--layer", "embeddings")["candidates"]) == 1
+    assert len(ranked(desk, "good", "--layer", "penultimate")["candidates"]) == 1
 
 
 @dataclass(frozen=True)
 class Layered(Embeddings):
     """Embeddings of two layers: that of the file, and the same without what tells classes apart."""
 
-    layers = ("embeddings", "blocks@avg")
+    layers = ("penultimate", "blocks@avg")
 
-    def take(self, rows, layer="embeddings"):
+    def take(self, rows, *, layer=None):
         taken = super().take(rows)
-        return taken if layer == "embeddings" else np.roll(taken, 1, axis=0)[:, :5]
+        return np.roll(taken, 1, axis=0)[:, :5] if layer == "blocks@avg" else taken
 
 
 def test_rank__several_layers__are_a_candidate_each(desk, labels, monkeypatch):
@@ -161,8 +161,7 @@ def test_rank__several_layers__are_a_candidate_each(desk, labels, monkeypatch):
 
     def two_layers(path) -> Layered:
         plain = opened(path)
-        fields = {"source": "timm", "layer": "penultimate"}
-        return Layered(plain.sha256, plain.vectors, {"fingerprint_fields": fields})
+        return Layered(plain.sha256, plain.vectors, plain.attributes)
 
     monkeypatch.setattr(rank.embeddings, "open", two_layers)
     found = ranked(desk, "good")["candidates"]

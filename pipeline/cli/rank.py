@@ -14,10 +14,10 @@ from pipeline.dataset import Digests, Labels, Split, read_labels, read_problems
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
 from pipeline.metrics import Interval, wilson
-from pipeline.outputs import FIRST
 from pipeline.params import CONTROL_SOURCES
 from pipeline.project import Project, open_project
 from pipeline.ranking import LEADING, Measured
+from pipeline.taps import PENULTIMATE
 
 SPLITS = (Split.TRAIN, Split.VAL)
 """What a choice may be made by; the test images are for the head that was chosen."""
@@ -145,24 +145,22 @@ def _candidates(
 ) -> Iterator[Candidate]:
     for name, one in cached.items():
         rows = one.rows(seen.sha256)
-        for layer, inner in _layers(one).items():
+        for layer in _layers(one):
             if wanted in (None, layer):
-                measured = ranking.score(_take(one, rows, inner), seen.y)
+                measured = ranking.score(_take(one, rows, layer), seen.y)
                 yield Candidate(name, layer, one.source in CONTROL_SOURCES, measured)
 
 
-def _layers(cached: Embeddings) -> dict[str, str]:
-    """The layers of a file by layer, or layer@pooling; to each its name in the file."""
-    own = cached.attributes["fingerprint_fields"]
-    first, *others = getattr(cached, "layers", (FIRST,))
-    name = str(own.get("layer", first))
-    shown = f"{name}@{own['pooling']}" if name in others else name
-    return {shown: first} | {other: other for other in others}
+def _layers(cached: Embeddings) -> tuple[str, ...]:
+    """The layers of a file, as params.yaml names them; older files have the one."""
+    return tuple(getattr(cached, "layers", (PENULTIMATE,)))
 
 
 def _take(cached: Embeddings, rows: npt.NDArray[np.int64], layer: str) -> npt.NDArray[np.float32]:
     take: Any = cached.take
-    taken: npt.NDArray[np.float32] = take(rows, **({} if layer == FIRST else {"layer": layer}))
+    taken: npt.NDArray[np.float32] = take(
+        rows, **({"layer": layer} if len(_layers(cached)) > 1 else {})
+    )
     return taken
 
 
