@@ -14,7 +14,7 @@ from tests.closure import ROOT
 LEVELS = [
     {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
-    {"catalog", "images", "dataset", "segments", "snapshot", "splitting", "taps"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
     {"outputs"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
@@ -26,7 +26,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {"changes", "extraction", "preparation", "selection", "summary"},
-    {"planning", "reporting"},
+    {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]
