@@ -22,8 +22,7 @@ class Timm:
         if entry.model is None:
             raise ConfigurationError(f"{at}.model is missing; add the name of a timm model")
         if not timm.is_model(entry.model):
-            known = timm.list_models(include_tags=False)
-            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
+            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, models())}")
         if not weights.names_a_file(entry, at):
             _check_tag(entry, at)
 
@@ -32,8 +31,6 @@ class Timm:
         return _cached(entry, at) if path is None else Origin(path)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
-        import timm
-
         from pipeline.backbones.network import TorchNetwork, linear_or_none
 
         path = weights.weights_file(entry, at, locate)
@@ -48,11 +45,25 @@ class Timm:
             network=TorchNetwork(architectures.timm_without_classifier(module).eval()),
             preprocessing=preprocessing_or(entry, lambda: preprocessing(config, at), at),
             architecture=str(entry.model),
-            package=f"timm {timm.__version__}",
+            package=package(),
             licence=str(config.get("license") or "not stated"),
             classifier=linear_or_none(classifier),
-            transform=None if entry.preprocessing else _transform(config),
+            transform=None if entry.preprocessing else transform(config),
         )
+
+
+def models() -> list[str]:
+    """Names of timm's models."""
+    import timm
+
+    return list(timm.list_models(include_tags=False))
+
+
+def package() -> str:
+    """`timm` and its version."""
+    import timm
+
+    return f"timm {timm.__version__}"
 
 
 def _check_tag(entry: BackboneParams, at: str) -> None:
@@ -105,7 +116,7 @@ def _from_hub(entry: BackboneParams, at: str) -> Any:
         ) from None
 
 
-def _transform(config: dict[str, Any]) -> Callable[[Any], Any]:
+def transform(config: dict[str, Any]) -> Callable[[Any], Any]:
     """What timm itself does to an image before it evaluates the model."""
     from timm.data import create_transform, resolve_data_config
 

@@ -80,6 +80,8 @@ def downloaded(url: str) -> Origin:
 
 def stated(entry: BackboneParams) -> str:
     """The entry's weights for a record: a file by its name, for its folder is this machine's."""
+    if entry.source == "random":
+        return f"seed {entry.seed}"
     kind, colon, rest = (entry.weights or "default").partition(":")
     return f"file:{Path(rest).name}" if kind == "file" else f"{kind}{colon}{rest}"
 
@@ -109,18 +111,24 @@ def _refuse_impostor(path: Path, at: str) -> None:
             raise InputError(f"{at}.weights: {path.name} is {what}")
 
 
-def read_state(path: Path, at: str) -> State:
-    """The tensors of a .safetensors or .pth file. Never unpickles code; raises InputError."""
+def read_file(path: Path, at: str) -> Any:
+    """What a .safetensors or .pth file holds. Never unpickles code; raises InputError."""
     import torch
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - whatever a broken file makes the readers raise
         raise InputError(f"{at}.weights: {path.name} {_why_unreadable(str(error))}") from None
+
+
+def read_state(path: Path, at: str) -> State:
+    """The tensors of a .safetensors or .pth file. Never unpickles code; raises InputError."""
+    import torch
+
+    state = read_file(path, at)
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in state.values()
