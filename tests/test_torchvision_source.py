@@ -111,3 +111,34 @@ def test_torchvision__penultimate__has_the_documented_width(name, dim):
     architectures.torchvision_without_classifier(model, AT)
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 224, 224)).shape == (1, dim)
+
+
+def test_torchvision__model_without_a_last_linear__gives_its_pooled_features(tmp_path):
+    """SqueezeNet's classifier is a convolution: what it takes in, averaged."""
+    torch.manual_seed(0)
+    whole = models.get_model("squeezenet1_1", weights=None).eval()
+    path = tmp_path / "squeeze.pth"
+    torch.save(whole.state_dict(), path)
+    given = entry(model="squeezenet1_1", weights=f"file:{path}", sha256=files.sha256_of(path))
+    pretrained = torchvision.SOURCE.load(given, AT, Path)
+    images = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        expected = whole.features(images).mean(dim=(2, 3))
+        torch.testing.assert_close(pretrained.network.module(images), expected)
+    assert pretrained.classifier is None
+    rebuilt = architectures.build({"source": "torchvision", "architecture": "squeezenet1_1"})
+    assert rebuilt.state_dict().keys() == pretrained.network.module.state_dict().keys()
+
+
+@pytest.mark.parametrize("model", ["vit_h_14", "regnet_y_128gf"])
+def test_torchvision__model_without_the_default_tag__takes_the_one_not_trained_further(model):
+    torchvision.SOURCE.check(entry(model=model), AT)
+    url = torchvision.SOURCE.find(entry(model=model), AT, Path).download
+    assert url == models.get_model_weights(model).IMAGENET1K_SWAG_LINEAR_V1.url
+    with pytest.raises(ConfigurationError, match="unknown tag 'IMAGENET1K_V1'"):
+        torchvision.SOURCE.check(entry(model=model, weights="IMAGENET1K_V1"), AT)
+
+
+def test_torchvision__every_classification_model__passes_the_check():
+    for name in models.list_models(module=models):
+        torchvision.SOURCE.check(entry(model=name), AT)

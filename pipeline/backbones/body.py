@@ -59,14 +59,18 @@ def fill(parts: "Parts", content: Any, name: str, at: str) -> "torch.nn.Linear |
 def _table(content: Any, name: str, at: str) -> "dict[str, torch.Tensor]":
     import torch
 
-    for key in _WRAPPINGS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
+        content = inner
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
     ):
         raise InputError(f"{at}.weights: {name} holds no table of tensors")
     return dict(content)
+
+
+def _inner(content: Mapping[Any, Any]) -> Any:
+    """The table within a table, None where there is none."""
+    return next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), None)
 
 
 def _bare(
