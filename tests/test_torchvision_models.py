@@ -15,7 +15,7 @@ from torchvision import models
 
 from pipeline import files, frozen
 from pipeline.backbones import freezing
-from pipeline.images import preprocess
+from pipeline.images import decode, preprocess
 from pipeline.params import BackboneParams
 from tests.contracts import load
 
@@ -71,7 +71,7 @@ def reference(name: str, folder: Path) -> Reference:
     model = models.get_model(name, weights=None, **(old if name == "inception_v3" else {})).eval()
     transform = models.get_model_weights(name).IMAGENET1K_V1.transforms()
     images = torch.stack([transform(opened(each)) for each in PLAIN])
-    calibrated(model, images)
+    calibrated(model, transform)
     path = folder / f"{name}.pth"
     torch.save(model.state_dict(), path)
     seen: list[torch.Tensor] = []
@@ -82,8 +82,11 @@ def reference(name: str, folder: Path) -> Reference:
     return Reference(path, seen[0].numpy().copy())
 
 
-def calibrated(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """The statistics of BatchNorm are those of the images."""
+def calibrated(model: torch.nn.Module, transform) -> None:
+    """The statistics of BatchNorm are those of the whole probe, somehow opened."""
+    paths = sorted(frozen.PROBE.iterdir())
+    pictures = [Image.fromarray(decode(path.read_bytes())) for path in paths]
+    images = torch.stack([transform(picture) for picture in pictures])
     layers = [part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     for layer in layers:
         layer.momentum = 1.0
