@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import frozen
-from pipeline.backbones import pixels, timm, torchvision, weights
+from pipeline.backbones import onnx, pixels, timm, torchvision, weights
 from pipeline.backbones.source import Locate, Origin, Source
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
@@ -14,6 +14,7 @@ from pipeline.params import BackboneParams
 SOURCES: dict[str, Source] = {
     "timm": timm.SOURCE,
     "torchvision": torchvision.SOURCE,
+    "onnx": onnx.SOURCE,
     "pixels": pixels.SOURCE,
 }
 
