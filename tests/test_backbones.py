@@ -16,6 +16,7 @@ from pipeline.backbones import SOURCES
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
+from tests import onnx_files
 from tests.contracts import BackboneContract
 from tests.frozen_fixtures import LITE0
 
@@ -47,6 +48,13 @@ class TestTimm(BackboneContract):
         return file_entry(path, "timm", timm.create_model("test_resnet"), "test_resnet")
 
 
+class TestOnnx(BackboneContract):
+    @pytest.fixture(scope="class", params=onnx_files.KINDS)
+    @classmethod
+    def entry(cls, request, tmp_path_factory):
+        return onnx_files.entry(onnx_files.write(request.param, tmp_path_factory.mktemp("onnx")))
+
+
 @pytest.mark.slow
 class TestTorchvision(BackboneContract):
     @pytest.fixture(scope="class")
@@ -74,7 +82,7 @@ def refused(said: str, **entry) -> None:
 
 def test_check__unknown_source__names_the_near_miss():
     refused("unknown source 'tim'; did you mean 'timm'?", source="tim")
-    refused("choose one of: pixels, timm, torchvision", source="keras")
+    refused("choose one of: onnx, pixels, timm, torchvision", source="keras")
 
 
 def test_check__unknown_model__names_near_misses():

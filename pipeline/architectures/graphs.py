@@ -25,6 +25,20 @@ def messages(message: Any, kind: type[Any]) -> Iterator[Any]:
                 yield from messages(inner, kind)
 
 
+def check(model: onnx.ModelProto) -> None:
+    """Onnx's own check. An output without a shape, which runtimes work out, is no fault.
+
+    Raises what it raises.
+    """
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(model)
+    for graph in messages(shaped, onnx.GraphProto):
+        for output in graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(shaped)
+
+
 def opset(model: onnx.ModelProto) -> int:
     """Version of ONNX's own operators that a model uses."""
     return max(

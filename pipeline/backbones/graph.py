@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import helper
 
-from pipeline.architectures import grafted, graphs
-from pipeline.architectures.grafted import Spot, Taken, Values
+from pipeline.architectures import ends, grafted, graphs
+from pipeline.architectures.ends import Spot, Taken, Values
 from pipeline.frozen import Vectors
 from pipeline.images import Pixels, Preprocessing
 from pipeline.taps import DEFAULT, PENULTIMATE, Layer, Tap
@@ -47,7 +48,7 @@ class OnnxNetwork:
         names = sorted({spot.tensor for spot in spots})
         original = Original(self.model, self.taken, names)
         found = dict(zip(names, original.run(images, recipe), strict=True))
-        return [grafted.pooled(found[spot.tensor], spot) for spot in spots]
+        return [ends.pooled(found[spot.tensor], spot) for spot in spots]
 
     def write_onnx(self, taps: Sequence[Tap], recipe: Preprocessing, path: Path) -> None:
         """See `Network`; the file's own nodes, and ours before and behind them."""
@@ -76,7 +77,7 @@ class Original:
     names: Sequence[str]
 
     def run(self, images: Pixels, recipe: Preprocessing) -> list[Values]:
-        """(N, H, W, 3) uint8 -> a tensor a name, in as many passes as it needs."""
+        """(N, H, W, 3) uint8 -> a float32 tensor a name, in as many passes as it needs."""
         step = self.taken.batch or AT_ONCE
         made = self.passes(images, recipe, step)
         rows = [min(step, len(images) - start) for start in range(0, len(images), step)]
@@ -88,24 +89,52 @@ class Original:
     def passes(self, images: Pixels, recipe: Preprocessing, step: int) -> list[list[Values]]:
         """What comes out of each pass of `step` images; it is filled up where that is too few."""
         session = session_of(self.model, self.names)
-        made = []
+        made = list[list[Values]]()
         for start in range(0, len(images), step):
             part = images[start : start + step]
             missing = (self.taken.batch or len(part)) - len(part)
             full = np.concatenate([part, *[part[-1:]] * missing])
-            given = grafted.given_to(full, recipe, self.taken)
-            made.append([np.asarray(one) for one in session.run(None, {self.taken.name: given})])
+            given = ends.given_to(full, recipe, self.taken)
+            made.append(session.run(None, {session.get_inputs()[0].name: given}))
         return made
 
 
-def session_of(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
-    """A session on the CPU whose outputs are these tensors of a model."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.ClearField("output")
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+def session_of(
+    model: onnx.ModelProto, names: Sequence[str], *, in_float32: bool = True
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU for the part of a model that these tensors need; they are its outputs.
+
+    in_float32: short floats are cast within, at both ends. onnxruntime computes them as float32
+    where it has no shorter kernel, and leaves out a rounding between two casts.
+    """
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    given = _in_float32(part.graph, names) if in_float32 else list(names)
+    graphs.prune(part.graph, given)
+    part.graph.ClearField("output")
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in given)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is told by what is raised
     return onnxruntime.InferenceSession(
-        shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+def _in_float32(graph: onnx.GraphProto, names: Sequence[str]) -> list[str]:
+    """Add casts behind tensors, and before an input in float16; returns what stands for the first."""
+    taken = graphs.every_name(graph)
+    made = [graphs.fresh(f"{name}.float32", taken) for name in names]
+    casts = []
+    for one in graph.input:
+        if one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16:
+            own, one.name = one.name, graphs.fresh(f"{one.name}.given", taken)
+            one.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            casts.append(helper.make_node("Cast", [one.name], [own], to=onnx.TensorProto.FLOAT16))
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    behind = [
+        helper.make_node("Cast", [name], [cast], to=onnx.TensorProto.FLOAT)
+        for name, cast in zip(names, made, strict=True)
+    ]
+    graph.ClearField("node")
+    graph.node.extend([*casts, *nodes, *behind])
+    return made

@@ -11,7 +11,7 @@ from pipeline.params import BackboneParams
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.architectures.grafted import Taken
+    from pipeline.architectures.ends import Taken
     from pipeline.backbones.graph import OnnxNetwork
 
 USUAL_CROP, USUAL_SHARE = 224, 0.875

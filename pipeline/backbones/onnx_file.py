@@ -7,7 +7,7 @@ import onnx.inliner
 from onnx import TensorProto
 
 from pipeline.architectures import graphs
-from pipeline.architectures.grafted import TYPES, Taken
+from pipeline.architectures.ends import TYPES, Taken
 from pipeline.errors import InputError
 
 OLDEST = 7
@@ -36,8 +36,8 @@ def read(path: Path, at: str) -> onnx.ModelProto:
         raise InputError(
             f"{wrong} cannot be read, it is truncated or no ONNX file ({shortly(error)}); get it again"
         ) from None
-    if not model.graph.node:
-        raise InputError(f"{wrong} is truncated or no ONNX file, it has no nodes; get it again")
+    if not model.graph.node or not model.opset_import:
+        raise InputError(f"{wrong} is truncated or no ONNX file, parts are missing; get it again")
     _refuse(model, wrong)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -71,7 +71,7 @@ def _refuse(model: onnx.ModelProto, wrong: str) -> None:
     if model.graph.sparse_initializer:
         raise InputError(f"{wrong} holds sparse tensors; save them as dense ones")
     try:
-        onnx.checker.check_model(model)
+        graphs.check(model)
     except Exception as error:  # noqa: BLE001 - it raises several kinds
         raise InputError(f"{wrong} is no valid ONNX file ({shortly(error)})") from None
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from pipeline.architectures import batched, graphs
-from pipeline.architectures.grafted import Spot, Taken, Values
+from pipeline.architectures.ends import Spot, Taken, Values
 from pipeline.backbones import last_layer
 from pipeline.backbones.graph import OnnxNetwork, Original, session_of
 from pipeline.backbones.onnx_file import shortly
@@ -65,16 +65,18 @@ def _penultimate(graph: onnx.GraphProto, tried: _Tried) -> str:
     if classifier is not None and classifier.takes in known:
         return str(classifier.takes)
     first = str(graph.output[0].name)
-    if first in tried.broken or len(tried.shapes.get(first, ())) == VECTOR:
+    positions = {name: Layer(name, shape).positions for name, shape in tried.shapes.items()}
+    if first in tried.broken or positions.get(first) == 1:
         return first
-    spatial = [name for name, shape in tried.shapes.items() if Layer(name, shape).positions > 1]
+    spatial = [name for name, count in positions.items() if count > 1]
     return spatial[-1] if spatial else ""
 
 
 def _tried(model: onnx.ModelProto, taken: Taken, recipe: Preprocessing, wrong: str) -> _Tried:
     images, names = _images(recipe), _candidates(model.graph)
     try:
-        names = [one.name for one in session_of(model, names).get_outputs() if one.type in FLOATS]
+        shown = session_of(model, names, in_float32=False).get_outputs()
+        names = [one.name for one in shown if one.type in FLOATS]
         original = Original(model, taken, names)
         alone = [original.passes(image[None], recipe, 1)[0] for image in images]
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen kinds
