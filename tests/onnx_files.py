@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +67,18 @@ def network(seed: int = 0) -> Network:
     return made.eval()
 
 
-def export(module: torch.nn.Module, path: Path, given: torch.Tensor, **more) -> Path:
-    """By torch's own exporters, without a free batch axis unless `more` asks for one."""
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Torch's exporters warn of themselves."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+def export(module: torch.nn.Module, path: Path, given: torch.Tensor, **more) -> Path:
+    """By torch's own exporters, without a free batch axis unless `more` asks for one."""
+    with quietly():
         options = {"dynamo": False, "opset_version": 13, **more}
         if options["dynamo"]:
             options |= {"external_data": False, "verbose": False}

@@ -188,7 +188,7 @@ def test_sources__each__can_be_frozen_for_torch(tmp_path):
         "timm": entry(weights_file("timm", "test_resnet", tmp_path)),
         "torchvision": entry(weights_file("torchvision", "mnasnet0_5", tmp_path), "torchvision"),
     }
-    assert given.keys() == SOURCES.keys()
+    assert given.keys() == SOURCES.keys() - {"onnx"}  # whose files torch does not run
     for source, one in given.items():
         freezing.freeze(source, one, tmp_path / source, locate=Path)
         backbone = frozen.load(tmp_path / source)

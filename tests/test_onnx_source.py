@@ -17,6 +17,7 @@ from pipeline.errors import ConfigurationError, HeadstartError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.params import BackboneParams
 from tests import onnx_files
+from tests.conftest import ROOT
 from tests.onnx_files import CROP, KINDS, RECIPE, entry, save
 
 AT = "params.yaml: backbones.b"
@@ -193,6 +194,24 @@ def test_freeze__file_for_one_image__takes_any_number(tmp_path):
     runtime = runtimes.load(backbone, device="cpu", layers=(0,))
     alone = np.concatenate([runtime.embed(one[None]) for one in given])
     np.testing.assert_allclose(alone, made[0], atol=1e-6)
+
+
+class ChannelsLast(torch.nn.Module):
+    """Its average is exported, for one image, as a choice of values one after the other."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = images.permute(0, 2, 3, 1).contiguous().relu().permute(0, 3, 1, 2)
+        return torch.nn.functional.adaptive_avg_pool2d(maps, 1).flatten(1)
+
+
+def test_freeze__average_exported_for_one_image__takes_any_number(tmp_path):
+    given = torch.zeros(1, 3, 8, 8)
+    path = onnx_files.export(
+        ChannelsLast(), tmp_path / "x.onnx", given, dynamo=True, opset_version=18
+    )
+    (made,) = vectors(freeze(path, tmp_path / "b", crop=8), images(crop=8))
+    expected = normalised(images(crop=8)).relu().mean((2, 3)).numpy()
+    np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 def test_embed__original__is_run_as_it_came(tmp_path):
@@ -594,3 +613,23 @@ def test_record__licence_that_the_file_states__is_carried_along(tmp_path):
     record = json.loads((backbone.folder / "backbone.json").read_text())
     assert record["weights"] == "file:x.onnx"
     assert record["fields"]["architecture"] == "onnx"
+
+
+def test_docs__example__freezes_as_it_stands(tmp_path, monkeypatch):
+    from ruamel.yaml import YAML
+
+    text = (ROOT / "docs" / "onnx.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with onnx_files.quietly():
+        exec(compile(program, "docs/onnx.md", "exec"), {})
+    given = BackboneParams(**YAML(typ="safe").load(block)["mine"])
+    with pytest.raises(ConfigurationError, match="paste 'sha256: ") as error:
+        freezing.freeze("mine", given, tmp_path / "b", locate=Path)
+    sha256 = str(error.value).rpartition("sha256: ")[2].strip("'")
+    drift = freezing.freeze(
+        "mine", given.model_copy(update={"sha256": sha256}), tmp_path / "b", locate=Path
+    )
+    assert drift.relative < 1e-5
+    assert [layer.dim for layer in frozen.load(tmp_path / "b").layers] == [1000, 1000]

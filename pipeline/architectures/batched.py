@@ -33,6 +33,8 @@ def with_free_n(model: onnx.ModelProto, given: str, batch: int | None) -> onnx.M
         one.type.tensor_type.ClearField("shape")
     if batch is not None:
         _free_reshapes(graph, batch)
+        if batch == 1:
+            _free_strides(graph)
         if graphs.opset(freed) >= _EXPAND:
             _widen(graph, batch)
     return freed
@@ -51,8 +53,29 @@ def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
             continue
         name = _fresh(graph, f"{node.output[0]}.shape.{number}")
         free = np.array([first, *shape[1:]], np.int64)
-        graph.initializer.append(numpy_helper.from_array(free, name))
+        _add(graph, name, free)
         node.input[1] = name
+
+
+def _free_strides(graph: onnx.GraphProto) -> None:
+    """What picks one value after the other of a flat tensor is a Reshape.
+
+    So torch's exporter writes some averages of maps whose channels lie last in memory.
+    """
+    flat = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Gather" or node.input[0] not in flat:
+            continue
+        picked = graphs.value(graph, node.input[1])
+        if picked is None or picked.ndim <= 1 or len(picked) != 1:
+            continue
+        if graphs.attribute(node, "axis", 0) == 0 and np.array_equal(
+            picked.reshape(-1), np.arange(picked.size)
+        ):
+            name = _fresh(graph, f"{node.output[0]}.strides.{number}")
+            _add(graph, name, np.array([-1, *picked.shape[1:]], np.int64))
+            node.op_type, node.input[:] = "Reshape", [flat[node.input[0]], name]
+            node.ClearField("attribute")
 
 
 def _widen(graph: onnx.GraphProto, batch: int) -> None:

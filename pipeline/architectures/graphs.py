@@ -22,7 +22,8 @@ def messages(message: Any, kind: type[Any]) -> Iterator[Any]:
             for inner in [value] if hasattr(value, "ListFields") else value:
                 if isinstance(inner, kind):
                     yield inner
-                yield from messages(inner, kind)
+                if not isinstance(inner, onnx.TensorProto):  # which would be copied
+                    yield from messages(inner, kind)
 
 
 def check(model: onnx.ModelProto) -> None:
