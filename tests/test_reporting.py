@@ -20,7 +20,7 @@ from pipeline.errors import IntegrityError
 from pipeline.evaluation import Result
 from pipeline.frozen import FrozenBackbone
 from pipeline.metrics import Scored
-from pipeline.reporting import records, scores
+from pipeline.reporting import plots, records, scores
 
 PER_SPLIT = {Split.TRAIN: 2, Split.VAL: 4, Split.TEST: 4}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -358,10 +358,10 @@ class TestScores:
         ("low", "high"), [(0.92, 0.96), (0.0, 1.0), (0.995, 1.0), (0.5, 0.5), (0.1234, 0.1236)]
     )
     def test_ticks__intervals__lie_inside(self, low, high):
-        ticks = scores._ticks([self._head(low, high)])
+        ticks = plots.ticks([(low, high)])
         assert ticks[0] <= low + 1e-9
         assert high - 1e-9 <= ticks[-1]
-        assert 2 <= len(ticks) <= scores.MOST_TICKS
+        assert 2 <= len(ticks) <= plots.MOST_TICKS
 
     def test_plot__control_far_below__does_not_stretch_the_axis(self):
         good = self._head(0.9, 0.95)
