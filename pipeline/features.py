@@ -1,5 +1,6 @@
 """What of the cached embeddings a head sees: of which images, layers and views."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,6 @@ import numpy.typing as npt
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import ConfigurationError, InputError
-from pipeline.names import unknown
 from pipeline.outputs import dataset_of
 from pipeline.params import CONTROL_SOURCES, HeadParams
 
@@ -122,12 +122,17 @@ def _layers(head: str, entry: HeadParams, given: Offer) -> tuple[tuple[str, ...]
         raise ConfigurationError(f"{at}: {twice[0]!r} stands twice; delete one")
     if absent and not given.control:
         raise ConfigurationError(
-            f"{at}: {unknown('layer', absent[0], given.layers)} {given.name} has "
-            f"{', '.join(given.layers)}; others are added under backbones.{given.name}.layers"
+            f"{at}: {given.name} has {', '.join(given.layers)}, not {absent[0]!r}; "
+            f"{_near(absent[0], given.layers)}add it to backbones.{given.name}.layers"
         )
     kept = tuple(name for name in listed if name in given.layers) or given.layers[:1]
     note = f"the control {given.name} has no layer {', '.join(absent)}: {' + '.join(kept)} instead"
     return kept, (note,) if absent else ()
+
+
+def _near(name: str, layers: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, layers, n=3)
+    return f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
 
 
 def gather(cached: Embeddings, layers: Sequence[str], parts: Sequence[tuple[Rows, int]]) -> Vectors:

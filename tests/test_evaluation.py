@@ -23,7 +23,14 @@ from pipeline.metrics import Scored
 from pipeline.params import HeadParams
 from tests.contracts_heads import embed, of_split, toy_labels, toy_vectors
 
-FILES = ("metrics.json", "predictions.parquet", "per_class.csv", "confusion.csv", "accuracy.csv")
+FILES = (
+    "metrics.json",
+    "predictions.parquet",
+    "per_class.csv",
+    "confusion.csv",
+    "accuracy.csv",
+    "layers.csv",
+)
 
 
 class Run:
