@@ -14,7 +14,8 @@ from tests.closure import ROOT
 LEVELS = [
     {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
-    {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
+    {"outputs"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
@@ -25,7 +26,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {"changes", "extraction", "preparation", "selection", "summary"},
-    {"planning", "reporting"},
+    {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]
@@ -46,12 +47,17 @@ HOMES = {
         "pipeline/backbones/",
         "pipeline/cli/doctor/trial.py",
     },
-    "onnx": {"pipeline/architectures/exported.py", "pipeline/cli/doctor/trial.py"},
+    "onnx": {
+        "pipeline/architectures/exported.py",
+        "pipeline/backbones/onnx_model.py",
+        "pipeline/runtimes/pruning.py",
+        "pipeline/cli/doctor/trial.py",
+    },
     "onnxruntime": {
         "pipeline/runtimes/onnx.py",
         "pipeline/runtimes/bindings.py",
         "pipeline/runtimes/sessions.py",
-        "pipeline/backbones/freezing.py",
+        "pipeline/backbones/onnx_model.py",
         "pipeline/cli/doctor/trial.py",
     },
     "dask": {"pipeline/cluster/scheduler.py"},
