@@ -51,5 +51,5 @@ def _write(path: Path, desk: Desk) -> np.ndarray:
     array = random.standard_normal((count, backbone.dim), dtype=np.float32).astype(np.float16)
     names = sorted(files.sha256_of_bytes(str(number).encode()) for number in range(count))
     blocks = (array[start : start + BLOCK] for start in range(0, count, BLOCK))
-    embeddings.write(path, backbone, [dataset.digests(names)], blocks, rows=count)
+    embeddings.write(path, backbone, [dataset.digests(names)], [blocks], rows=count)
     return array

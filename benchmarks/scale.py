@@ -293,7 +293,7 @@ def main(verb: str, backbone: Path, store: Path, listed: Path, out: Path) -> Non
     else:
         begun = time.perf_counter()
         blocks = there.blocks(known.digests(there.rows_at_once))
-        embeddings.write(out, record, known.digests(), blocks, rows=known.rows)
+        embeddings.write(out, record, known.digests(), [blocks], rows=known.rows)
     took = {"seconds": time.perf_counter() - begun, "peak": peak_of("self"), "missing": missing}
     print(files.json_text(took))
 

@@ -1,7 +1,8 @@
 """What the tracked embeddings file says of itself: its root attributes.
 
-format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each field) and
-sha256 (of each dataset) as sorted JSON.
+format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each field),
+outputs (dataset, layer, view, dim and fingerprint of each) and sha256 (of each dataset) as sorted
+JSON.
 """
 
 import json
@@ -12,7 +13,8 @@ from pipeline import frozen
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Attributes
-from pipeline.outputs import fingerprint_of
+from pipeline.outputs import FIRST, Output, fingerprint_of
+from pipeline.taps import PENULTIMATE
 
 FORMAT_VERSION = 1
 
@@ -26,7 +28,18 @@ def of(backbone: FrozenBackbone, digests: dict[str, str]) -> Attributes:
         "fingerprint": backbone.fingerprint,
         "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
         "field_sha256": json.dumps(frozen.digests(backbone.fields), sort_keys=True),
+        "outputs": json.dumps([_said(backbone, one) for one in backbone.outputs], sort_keys=True),
         "sha256": json.dumps(digests, sort_keys=True),
+    }
+
+
+def _said(backbone: FrozenBackbone, output: Output) -> dict[str, Any]:
+    return {
+        "dataset": output.dataset,
+        "layer": backbone.taps[output.number].name,
+        "view": output.view,
+        "dim": output.dim,
+        "fingerprint": output.fingerprint,
     }
 
 
@@ -45,14 +58,34 @@ def read(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
             ),  # older files have none
             "sha256": dict(json.loads(stored["sha256"])),
         }
+        attributes["outputs"] = _outputs(attributes, stored)
     except (KeyError, ValueError, TypeError) as error:
         raise IntegrityError(f"{path} is no embeddings file ({error!r}); {again(path)}") from None
     if version != FORMAT_VERSION:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
-    if not {"embeddings", "sha256"} <= set(attributes["sha256"]):
+    if not {FIRST, "sha256", *_datasets(attributes)} <= set(attributes["sha256"]):
         raise IntegrityError(f"{path}: no digest of its datasets; {again(path)}")
     _check_fields(path, attributes)
     return attributes
+
+
+def _outputs(attributes: dict[str, Any], stored: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is said of each output; older files have one, and say nothing of it."""
+    if "outputs" not in stored:
+        layer = str(attributes["fingerprint_fields"].get("layer", PENULTIMATE))
+        same = {name: attributes[name] for name in ("dim", "fingerprint")}
+        return [{"dataset": FIRST, "layer": layer, "view": 0, **same}]
+    return [
+        {
+            **{name: str(one[name]) for name in ("dataset", "layer", "fingerprint")},
+            **{name: int(one[name]) for name in ("view", "dim")},
+        }
+        for one in json.loads(stored["outputs"])
+    ] or [{}]
+
+
+def _datasets(attributes: dict[str, Any]) -> list[str]:
+    return [output["dataset"] for output in attributes["outputs"]]
 
 
 def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
@@ -63,6 +96,10 @@ def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
         changed.append(
             f"fingerprint of its fields is {computed}, recorded {attributes['fingerprint']}"
         )
+    first = attributes["outputs"][0]
+    said = (first.get("dataset"), first.get("view"), first.get("fingerprint"))
+    if not changed and said != (FIRST, 0, attributes["fingerprint"]):
+        changed.append("the first of its outputs is another than its fingerprint's")
     if changed:
         raise IntegrityError(f"{path}: {'; '.join(changed)}; {again(path)}")
 

@@ -1,17 +1,17 @@
 """The tracked embeddings file: written from the store in one pass, verified when opened.
 
-Datasets: `embeddings` (N, D) float16 or float32, `sha256` (N,) S64, rows sorted by sha256.
-Attributes: format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each
-field) and sha256 (of each dataset) as sorted JSON. Behind the HDF5 file stands the sha256 of all
-its bytes.
+Datasets: `embeddings` (N, D) float16 or float32, the first layer's of the clean view, `sha256`
+(N,) S64, and where the backbone has more, `layers/<name>` and `views/<number>/<layer>` (N, D_i);
+rows sorted by sha256. `pipeline.attributes` tells the attributes. Behind the HDF5 file stands the
+sha256 of all its bytes.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ import numpy.typing as npt
 
 from pipeline import attributes, children, files, hdf5
 from pipeline.dataset import Digests, positions
-from pipeline.errors import IntegrityError
+from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Array, Column, PlainFile
+from pipeline.names import unknown
+from pipeline.outputs import FIRST
+from pipeline.taps import PENULTIMATE
 
 CHILD_SECONDS = 60.0
 """What looking into a damaged file may take."""
@@ -38,12 +41,13 @@ TAKEN_ROWS = 1024
 class Embeddings:
     """An opened file. sha256: (N,) S64, sorted; vectors: (N, D), memory-mapped, read-only.
 
-    attributes: as stored, JSON ones parsed.
+    attributes: as stored, JSON ones parsed; arrays: all datasets of vectors, by name.
     """
 
     sha256: Digests
     vectors: Array
     attributes: dict[str, Any]
+    arrays: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -55,21 +59,61 @@ class Embeddings:
         """The backbone's source (`timm`, `pixels`, …)."""
         return str(self.attributes["fingerprint_fields"]["source"])
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers, the first being that of `vectors`."""
+        return tuple(one["layer"] for one in self._outputs if not one["view"])
+
+    @property
+    def views(self) -> int:
+        """How many augmented views there are beside the clean one."""
+        return max(int(one["view"]) for one in self._outputs)
+
+    @property
+    def _outputs(self) -> list[dict[str, Any]]:
+        one = {"dataset": FIRST, "layer": PENULTIMATE, "view": 0, "fingerprint": self.fingerprint}
+        return self.attributes.get("outputs") or [one]
+
+    def fingerprint_of(self, layer: str | None = None, view: int = 0) -> str:
+        """Identity of the vectors of a layer in a view. Raises ConfigurationError."""
+        return str(self._output(layer, view)["fingerprint"])
+
+    def of(self, layer: str | None = None, view: int = 0) -> Array:
+        """The vectors of a layer in a view, (N, D_i), memory-mapped. Raises ConfigurationError.
+
+        layer: None for the first; view: 0 is the clean one.
+        """
+        name = self._output(layer, view)["dataset"]
+        return self.vectors if name == FIRST else self.arrays[name]
+
+    def _output(self, layer: str | None, view: int) -> dict[str, Any]:
+        wanted = self.layers[0] if layer is None else layer
+        at = f"embeddings of {self.attributes.get('backbone', 'this backbone')}"
+        if wanted not in self.layers:
+            raise ConfigurationError(f"{at}: {unknown('layer', wanted, self.layers)}")
+        for one in self._outputs:
+            if (one["layer"], one["view"]) == (wanted, view):
+                return one
+        raise ConfigurationError(f"{at}: no view {view}, there are {self.views}; raise views")
+
     def rows(self, wanted: Digests) -> npt.NDArray[np.int64]:
         """The row of each image; -1 where it has none. (M,) int64."""
         return positions(self.sha256, wanted)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """The vectors of `rows` as (M, D) float32; some rows at a time, on every core."""
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.vectors):
-            raise IndexError(f"rows beyond 0..{len(self.vectors) - 1}; -1 is no image's")
-        taken = np.empty((len(rows), self.vectors.shape[1]), dtype=np.float32)
+    def take(
+        self, rows: npt.NDArray[np.int64], *, layer: str | None = None, view: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of `rows` as (M, D) float32; some rows at a time, on every core. See `of`."""
+        vectors = self.of(layer, view)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(vectors):
+            raise IndexError(f"rows beyond 0..{len(vectors) - 1}; -1 is no image's")
+        taken = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
 
         def convert(start: int) -> None:
             some = rows[start : start + TAKEN_ROWS]
             follow = len(some) > 1 and bool((np.diff(some) == 1).all())
             index = slice(some[0], some[-1] + 1) if follow else some
-            taken[start : start + len(some)] = self.vectors[index]
+            taken[start : start + len(some)] = vectors[index]
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(convert, range(0, len(rows), TAKEN_ROWS)))
@@ -80,21 +124,22 @@ def write(
     path: Path,
     backbone: FrozenBackbone,
     sha256: Iterable[Digests],
-    blocks: Iterable[Array],
+    blocks: Sequence[Iterable[Array]],
     *,
     rows: int,
 ) -> None:
     """Write the tracked file, whole or not at all; equal content gives equal bytes.
 
-    sha256: S64, sorted, some at a time; blocks: their vectors in that order; rows: of all.
-    Raises OSError where the disk is full and IntegrityError where it does not read back.
+    sha256: S64, sorted, some at a time; blocks: their vectors in that order, of each of the
+    backbone's outputs; rows: of all. Raises OSError where the disk is full and IntegrityError
+    where it does not read back.
     """
     with files.replacing(path) as beside:
-        vectors = _of_length(backbone, _ahead(iter(blocks)))
-        columns = [
-            Column("embeddings", (rows, backbone.dim), backbone.storage, vectors),
-            Column("sha256", (rows,), "S64", _sorted(path, sha256)),
-        ]
+        first, *others = (
+            Column(output.dataset, (rows, output.dim), backbone.storage, vectors)
+            for output, vectors in zip(backbone.outputs, _of_lengths(backbone, blocks), strict=True)
+        )
+        columns = [first, Column("sha256", (rows,), "S64", _sorted(path, sha256)), *others]
         hdf5.write_blocks(beside, columns, partial(attributes.of, backbone))
         plain = hdf5.open_plain(beside)
         _check_datasets(beside, plain, attributes.read(beside, plain.attributes))
@@ -124,11 +169,18 @@ def _unsorted(path: Path) -> IntegrityError:
     return IntegrityError(f"{path}: its rows are not sorted by sha256; {attributes.again(path)}")
 
 
-def _of_length(backbone: FrozenBackbone, blocks: Iterable[Array]) -> Iterator[Array]:
+def _of_lengths(
+    backbone: FrozenBackbone, blocks: Sequence[Iterable[Array]]
+) -> Iterator[Iterator[Array]]:
+    for output, made in zip(backbone.outputs, blocks, strict=True):
+        yield _of_length(backbone, output.dim, _ahead(iter(made)))
+
+
+def _of_length(backbone: FrozenBackbone, dim: int, blocks: Iterable[Array]) -> Iterator[Array]:
     for block in blocks:
-        if block.shape[1] != backbone.dim:
+        if block.shape[1] != dim:
             raise IntegrityError(
-                f"{backbone.folder}: dim is {backbone.dim}, but its vectors have {block.shape[1]} "
+                f"{backbone.folder}: dim is {dim}, but its vectors have {block.shape[1]} "
                 f"values; run 'dvc repro -f freeze@{backbone.name}'"
             )
         yield block
@@ -183,7 +235,8 @@ def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:
     sha256 = np.array(plain.arrays["sha256"])
     if not (sha256[:-1] < sha256[1:]).all():
         raise _unsorted(path)
-    return Embeddings(sha256, plain.arrays["embeddings"], said)
+    vectors = {one["dataset"]: plain.arrays[one["dataset"]] for one in said["outputs"]}
+    return Embeddings(sha256, plain.arrays[FIRST], said, vectors)
 
 
 def _check_datasets(
@@ -198,12 +251,16 @@ def _check_datasets(
                 f"{path}: dataset {name} is damaged: sha256 {actual}, recorded {recorded}; "
                 f"{attributes.again(path)}"
             )
-    vectors, sha256 = plain.arrays["embeddings"], plain.arrays["sha256"]
-    if vectors.shape != (len(sha256), said["dim"]) or sha256.dtype != "S64":
-        raise IntegrityError(
-            f"{path}: embeddings of shape {vectors.shape} for {len(sha256)} images and dim "
-            f"{said['dim']}; {attributes.again(path)}"
-        )
+    sha256 = plain.arrays["sha256"]
+    for output in said["outputs"]:
+        name = output["dataset"]
+        dim = said["dim"] if name == FIRST else output["dim"]
+        vectors = plain.arrays[name]
+        if vectors.shape != (len(sha256), dim) or sha256.dtype != "S64":
+            raise IntegrityError(
+                f"{path}: {name} of shape {vectors.shape} for {len(sha256)} images and dim {dim}; "
+                f"{attributes.again(path)}"
+            )
 
 
 def info(path: Path) -> dict[str, Any]:

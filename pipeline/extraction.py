@@ -74,6 +74,10 @@ class Places:
         return self.embeddings.with_name(f"{self.embeddings.stem}.problems.csv")
 
 
+Stores = list[Store]
+"""One for each of the backbone's outputs, in their order."""
+
+
 @dataclass(frozen=True)
 class _Run:
     """What does not change while an extraction lasts."""
@@ -83,11 +87,12 @@ class _Run:
     images: Catalog
     execution: "ExecutionParams"
 
-    def refreshed(self) -> Store:
-        """The store as it is now, every shard that no index has read and checked."""
-        store = Store(self.places.store, self.backbone.fingerprint)
-        store.refresh()
-        return store
+    def refreshed(self) -> "Stores":
+        """The store of each output as it is now, every shard that no index has read checked."""
+        stores = [Store(self.places.store, one.fingerprint) for one in self.backbone.outputs]
+        for store in stores:
+            store.refresh()
+        return stores
 
 
 def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) -> Summary:
@@ -104,16 +109,17 @@ def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) 
     changed = uses.note(places.store, backbone)
     for left in reversed(range(ROUNDS)):
         try:
-            store = run.refreshed()
-            missing = _missing(run.images, store, problems)
-            if missing.any():
-                if changed:
-                    print(f"headstart: {changed}", file=sys.stderr)
-                problems += _compute(run, store, missing, summary)
-                store = run.refreshed()  # shards seen long ago are checked again
+            stores = run.refreshed()
+            groups = _groups(run, _lacking(run.images, stores, problems))
+            if groups and changed:
+                print(f"headstart: {changed}", file=sys.stderr)
+            for group in groups:
+                problems += _compute(run, group, summary)
+            if groups:
+                stores = run.refreshed()  # shards seen long ago are checked again
             summary.reused = max(0, summary.images - summary.computed - len(problems))
             _refuse_failures(problems, backbone.name, places, max_failed, summary)
-            _write(run, store, problems)
+            _write(run, stores, problems)
             break
         except LostRowsError:
             if not left:
@@ -125,28 +131,55 @@ def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) 
     return summary
 
 
-def _missing(images: Catalog, store: Store, problems: list[Problem]) -> Array:
-    """(N,) bool: which images are to be computed: no shard has them, and they did not fail."""
+@dataclass(frozen=True)
+class _Group:
+    """Images that lack the same outputs: those that are to be made of them, by their datasets.
+
+    images: (N,) bool, which they are.
+    """
+
+    outputs: tuple[str, ...]
+    images: Array
+
+
+def _lacking(images: Catalog, stores: Stores, problems: list[Problem]) -> Array:
+    """(N, outputs) bool: what is to be computed: no shard has it, and the image did not fail."""
     failed = np.sort(_digests_of(problems))
-    parts = [
-        store.missing(some) & (dataset.positions(failed, some) < 0)
-        for some in images.digests(store.rows_at_once)
+    parts = list[Array]()
+    for some in images.digests(stores[0].rows_at_once):
+        well = dataset.positions(failed, some) < 0
+        parts.append(np.stack([store.missing(some) & well for store in stores], axis=1))
+    return np.concatenate(parts) if parts else np.empty((0, len(stores)), bool)
+
+
+def _groups(run: _Run, lacking: Array) -> list[_Group]:
+    """Those that lack something; most outputs first, which is what new images lack."""
+    if lacking.shape[1] == 1:
+        patterns, which = np.array([[False], [True]]), lacking[:, 0].astype(int)
+    else:
+        patterns, which = np.unique(lacking, axis=0, return_inverse=True)
+    datasets = [output.dataset for output in run.backbone.outputs]
+    groups = [
+        _Group(tuple(np.array(datasets)[pattern].tolist()), which.reshape(-1) == number)
+        for number, pattern in enumerate(patterns)
+        if pattern.any()
     ]
-    return np.concatenate(parts) if parts else np.empty(0, bool)
+    found = [group for group in groups if group.images.any()]
+    return sorted(found, key=lambda group: (-len(group.outputs), group.outputs))
 
 
 def _digests_of(problems: list[Problem]) -> Digests:
     return dataset.digests(problem.sha256 for problem in problems)
 
 
-def _write(run: _Run, store: Store, problems: list[Problem]) -> None:
+def _write(run: _Run, stores: Stores, problems: list[Problem]) -> None:
     """Write the tracked file and the list of what is not in it."""
     failed, images = _digests_of(problems), run.images
     embeddings.write(
         run.places.embeddings,
         run.backbone,
         images.digests(but=failed),
-        store.blocks(images.digests(store.rows_at_once, but=failed)),
+        [store.blocks(images.digests(store.rows_at_once, but=failed)) for store in stores],
         rows=images.rows - len(failed),
     )
     dataset.write_problems(run.places.problems, problems)
@@ -161,7 +194,7 @@ def _check_root(root: Path) -> None:
         )
 
 
-def _context(run: _Run, missing: Array) -> Context:
+def _context(run: _Run, group: _Group) -> Context:
     execution = run.execution
     return Context(
         root=str(run.places.root),
@@ -171,8 +204,9 @@ def _context(run: _Run, missing: Array) -> Context:
         threads=_number(execution.threads) if is_here(execution) else None,
         sessions=_number(execution.sessions),
         batch_size=_number(execution.batch_size),
-        measure=tuple(name for name, least in MEASURED.items() if missing.sum() >= least),
-        terms=_terms(run, missing),
+        measure=tuple(name for name, least in MEASURED.items() if group.images.sum() >= least),
+        terms=_terms(run, group.images),
+        outputs=group.outputs,
     )
 
 
@@ -193,20 +227,19 @@ def _number(wish: int | str) -> int | None:
     return wish if isinstance(wish, int) else None
 
 
-def _compute(run: _Run, store: Store, missing: Array, summary: Summary) -> list[Problem]:
+def _compute(run: _Run, group: _Group, summary: Summary) -> list[Problem]:
     """Run the shards of what is missing; adds to `summary` and returns what failed."""
     _check_root(run.places.root)
-    total = int(missing.sum())
+    total = int(group.images.sum())
 
     def shards(context: Context, pace: Pace) -> Iterator[Shard]:
-        left = missing
+        left = group.images
         if pace.done:  # begun again, with what a GPU that ran out of memory has left to do
-            store.refresh()
-            left = missing & _missing(run.images, store, [])
+            left = left & _lacking(run.images, run.refreshed(), []).any(axis=1)
         return _shards(run.images, left, context, pace)
 
     report = run.places.runs / f"dask-{run.backbone.name}.html"
-    tally = compute(shards, _context(run, missing), run.execution, total=total, report=report)
+    tally = compute(shards, _context(run, group), run.execution, total=total, report=report)
     problems = sorted(tally.problems.values())
     summary.add(
         Summary(

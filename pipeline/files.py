@@ -77,7 +77,7 @@ def sweep(folder: Path) -> None:
         return
     for left in found:
         with suppress(OSError):
-            if _has_lost_its_writer(left):
+            if has_lost_its_writer(left):
                 _remove(left)
 
 
@@ -86,7 +86,8 @@ def _sweep_once(folder: Path) -> None:
     sweep(folder)
 
 
-def _has_lost_its_writer(left: Path) -> bool:
+def has_lost_its_writer(left: Path) -> bool:
+    """Whether nobody writes a partial file any more, as far as this machine can tell."""
     writer = _WRITER.search(left.name)
     if writer and writer[1] == _machine() and not _is_alive(int(writer[2])):
         return True

@@ -8,7 +8,7 @@ this machine's decoder and resizer make of a fixed set of small images.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class FrozenBackbone:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What it gives of an image, the first layer's clean vector first."""
-        return outputs(self.fields, self.layers, self.views)
+        first, *others = self.layers
+        return outputs(self.fields, [replace(first, dim=self.dim), *others], self.views)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -148,6 +149,7 @@ def write(backbone: FrozenBackbone) -> None:
         ],
         "views": list(backbone.views),
         "fingerprint": backbone.fingerprint,
+        "outputs": {output.dataset: output.fingerprint for output in backbone.outputs},
     }
     files.write_json(backbone.folder / RECORD, {**record, "sha256": digests(record)})
 
@@ -184,6 +186,7 @@ def read(folder: Path) -> FrozenBackbone:
         changed = [] if recorded is None else altered(record, recorded)
         version = record.pop("format_version")
         stated = record.pop("fingerprint")
+        outputs = record.pop("outputs", None)
         layers = tuple(_layer(one) for one in record.pop("layers", ()))  # older ones have none
         views = tuple(record.pop("views", ()))
         backbone = FrozenBackbone(folder=folder, layers=layers, views=views, **record)
@@ -200,6 +203,8 @@ def read(folder: Path) -> FrozenBackbone:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}; {again}")
     if computed != stated:
         changed.append(f"fingerprint of its fields is {computed}, recorded {stated}")
+    if outputs not in (None, {one.dataset: one.fingerprint for one in backbone.outputs}):
+        changed.append("the fingerprints of its outputs are not those recorded")
     if changed:
         raise IntegrityError(f"{path}: {'; '.join(changed)}; {again}")
     if not backbone.model.is_file():

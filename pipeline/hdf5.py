@@ -1,7 +1,7 @@
 """Plain HDF5: whole contiguous datasets, written in order, opened with suspicion, mapped.
 
-Plain means hard links to contiguous, uncompressed, local datasets and nothing else, so that
-equal content gives equal bytes and `numpy.memmap` can map it.
+Plain means hard links to contiguous, uncompressed, local datasets, some of them in groups, and
+nothing else, so that equal content gives equal bytes and `numpy.memmap` can map it.
 """
 
 import hashlib
@@ -29,6 +29,9 @@ Buffer = bytes | mmap.mmap
 _KINDS = "fS"
 """numpy kinds a dataset may have: floats and fixed-length bytes."""
 
+
+_DEPTH, _DATASETS = 2, 1000
+"""How deep groups may lie, and how many datasets a file may have."""
 
 _READ_BYTES = 1 << 20
 _SHA256_DIGITS = 64
@@ -205,11 +208,29 @@ class Place:
 def _read(path: Path, raw: BinaryIO | io.BytesIO) -> tuple[dict[str, Place], dict[str, Any]]:
     try:
         with h5py.File(raw, "r") as file:
-            places = {name: _place(path, file, name) for name in file}
+            places = {name: _place(path, file, name) for name in _names(path, file)}
             return places, {key: _attribute(path, file, key) for key in file.attrs}
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} is not a whole HDF5 file ({reason})") from None
+
+
+def _names(path: Path, group: h5py.Group, above: str = "", depth: int = 0) -> list[str]:
+    """The names of all datasets, those within groups as `group/name`; a few groups deep."""
+    found = list[str]()
+    for own in group:
+        name = f"{above}{own}"
+        if not isinstance(group.get(own, getlink=True), h5py.HardLink):
+            raise IntegrityError(f"{path}: {name} is a link to somewhere else; refused")
+        if isinstance(group[own], h5py.Group):
+            if depth == _DEPTH:
+                raise IntegrityError(f"{path}: {name} is a group within {depth} others; refused")
+            found += _names(path, group[own], f"{name}/", depth + 1)
+        else:
+            found.append(name)
+        if len(found) > _DATASETS:
+            raise IntegrityError(f"{path}: more than {_DATASETS} datasets; refused")
+    return found
 
 
 def _refuse_beyond(path: Path, places: dict[str, Place], size: int) -> None:
@@ -219,8 +240,6 @@ def _refuse_beyond(path: Path, places: dict[str, Place], size: int) -> None:
 
 
 def _place(path: Path, file: h5py.File, name: str) -> Place:
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise IntegrityError(f"{path}: {name} is a link to somewhere else; refused")
     item = file[name]
     if not isinstance(item, h5py.Dataset):
         raise IntegrityError(f"{path}: {name} is not a dataset; refused")

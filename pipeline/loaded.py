@@ -16,7 +16,9 @@ from pipeline.admission import Terms
 from pipeline.cluster import Seat, cores
 from pipeline.decoding import Decoders, Stopped
 from pipeline.errors import IntegrityError
-from pipeline.frozen import FrozenBackbone
+from pipeline.frozen import FrozenBackbone, Vectors
+from pipeline.images.views import CLEAN, Views
+from pipeline.outputs import FIRST, Output, layers_of, separated, views_of
 from pipeline.pace import Busy
 from pipeline.store import Store
 from pipeline.tuning import Tuned, Wish, tune
@@ -33,7 +35,7 @@ class Context:
     """What every shard of a run shares; paths are absolute, so that it means the same anywhere.
 
     threads: of a process, None where that is its own choice; sessions, batch_size: None likewise;
-    measure: devices on which looking for the fastest way to run the backbone pays, and `compiled`
+    outputs: the backbone's, by their datasets, that are to be made; measure: devices on which looking for the fastest way to run the backbone pays, and `compiled`
     where compiling for a GPU may; terms: on which another process than the run's own is admitted.
     """
 
@@ -46,13 +48,20 @@ class Context:
     batch_size: int | None
     measure: tuple[str, ...]
     terms: Terms
+    outputs: tuple[str, ...] = (FIRST,)
 
 
 @dataclass
 class Loaded:
-    """A backbone that is ready. shards: how many are at work with it; used: when one last was."""
+    """A backbone that is ready. shards: how many are at work with it; used: when one last was.
+
+    outputs: what it makes; views: what it makes them of; probes: what each makes of the probe.
+    """
 
     backbone: FrozenBackbone
+    outputs: tuple[Output, ...]
+    views: Views
+    probes: dict[Output, Vectors]
     decoders: Decoders
     tuned: Tuned
     busy: Busy
@@ -130,15 +139,18 @@ def _load(context: Context, seat: Seat) -> Loaded:
         context.batch_size,
         compiled="compiled" in context.measure,
     )
-    decoders = Decoders(Path(context.root), backbone.preprocessing)
+    outputs = tuple(one for one in backbone.outputs if one.dataset in context.outputs)
+    views = views_of(outputs)
+    decoders = Decoders(Path(context.root), backbone.preprocessing, views)
     with _opening:
         _open.add(decoders)
     decoders.start(wish.threads or wish.cores)  # they get ready while the backbone is loaded
     own = None if seat.gpu is None else (seat.gpu % max(1, gpus.count()),)
-    runtime = runtimes.load(backbone, device=context.device, gpus=own)
+    layers = layers_of(outputs)
+    runtime = runtimes.load(backbone, device=context.device, gpus=own, layers=layers)
     decoders.wait_until_ready()  # or their start would be in what is measured
     pixels = frozen.probe_pixels(backbone.preprocessing)
-    memory = Store(Path(context.store), backbone.fingerprint).folder
+    memory = Store(Path(context.store), outputs[0].fingerprint).folder
     alike = seat.threads is None or runtime.device == "cpu"
     if not alike and wish.batch_size is None:  # or each worker's GPU would choose its own
         wish = replace(wish, batch_size=runtime.batch_size)
@@ -150,9 +162,28 @@ def _load(context: Context, seat: Seat) -> Loaded:
         measure=alike and runtime.device in context.measure,
         precision=str(backbone.fields["precision"]),
     )
-    if not np.isfinite(tuned.probe).all():
+    probes = _probes(backbone, outputs, views, tuned)
+    if not all(np.isfinite(probe).all() for probe in probes.values()):
         raise IntegrityError(f"{backbone.name} makes NaN or infinity of the probe on this machine")
-    return Loaded(backbone, decoders, tuned, Busy(max(1, len(runtime.gpus))))
+    return Loaded(
+        backbone, outputs, views, probes, decoders, tuned, Busy(max(1, len(runtime.gpus)))
+    )
+
+
+def _probes(
+    backbone: FrozenBackbone, outputs: tuple[Output, ...], views: Views, tuned: Tuned
+) -> dict[Output, Vectors]:
+    """What each output makes of the probe's images, (K, D) float32."""
+    made = tuned.probe
+    dim = sum(one.dim for one in {one.number: one for one in outputs}.values())
+    if made.shape[1] != dim:
+        raise IntegrityError(
+            f"{backbone.folder}: dim is {dim}, but its vectors have {made.shape[1]} values; "
+            f"run 'dvc repro -f freeze@{backbone.name}'"
+        )
+    if views != CLEAN:
+        made = tuned.runtime.embed(frozen.probe_pixels(backbone.preprocessing, views))
+    return separated(made, outputs, views)
 
 
 def stop() -> None:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline import files
 from pipeline.images.views import Views
 from pipeline.taps import Tap
@@ -36,7 +39,7 @@ OF_LAYER = ("layer", "pooling", "jointly")
 """Fields that differ from layer to layer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """One vector an image. fields: what the fingerprint is made of.
 
@@ -83,7 +86,7 @@ def outputs(
             number,
             0,
             layer.dim,
-            {**shared, **layer.fields},
+            {**shared, **layer.fields} if number else dict(fields),
         )
         for number, layer in enumerate(layers)
     ]
@@ -111,3 +114,38 @@ def views_of(wanted: Sequence[Output]) -> Views:
         augmented=tuple(sorted({one.view for one in wanted if one.view})),
         seed=seeds.pop() if seeds else 0,
     )
+
+
+def layers_of(wanted: Sequence[Output]) -> tuple[int, ...]:
+    """The numbers of the layers that some outputs need, sorted."""
+    return tuple(sorted({one.number for one in wanted}))
+
+
+def separated(
+    made: npt.NDArray[np.float32], wanted: Sequence[Output], views: Views
+) -> dict[Output, npt.NDArray[np.float32]]:
+    """By output, (N, D_i) float32, of what a runtime makes.
+
+    made: (N * V, D), the views of an image together, their layers (see `layers_of`) side by side.
+    """
+    dims = {one.number: one.dim for one in wanted}
+    ends = dict(
+        zip(sorted(dims), np.cumsum([dims[number] for number in sorted(dims)]), strict=True)
+    )
+    by_view = made.reshape(-1, len(views), made.shape[1])
+    found = {}
+    for one in wanted:
+        mine = by_view[:, :, ends[one.number] - one.dim : ends[one.number]]
+        if one.view:
+            found[one] = mine[:, views.deterministic + views.augmented.index(one.view)]
+        else:
+            found[one] = _mean([mine[:, number] for number in range(views.deterministic)])
+    return found
+
+
+def _mean(parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """One after another, so that the bits are the same for any number of images."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total / np.float32(len(parts)) if parts[1:] else total

@@ -124,22 +124,24 @@ def cost(images: Images, places: Places, execution: ExecutionParams) -> Cost:
     Raises IntegrityError as `extract` does. A damaged shard that is met is deleted, as there.
     """
     backbone = frozen.load(places.backbone)
-    store = Store(places.store, backbone.fingerprint)
-    store.refresh()
+    stores = [Store(places.store, output.fingerprint) for output in backbone.outputs]
+    for each in stores:
+        each.refresh()
     failing = np.isin(images.sha256, _failing(places))
-    missing = store.missing(images.sha256) & ~failing
+    missing = np.stack([each.missing(images.sha256) & ~failing for each in stores], axis=1)
     kept = images.sha256[~failing]
-    new, row = (
-        int(missing.sum()),
-        backbone.dim * np.dtype(backbone.storage).itemsize + _SHA256_BYTES,
-    )
+    new = int(missing.any(axis=1).sum())
+    size = np.dtype(backbone.storage).itemsize
+    vectors = np.array([output.dim * size for output in backbone.outputs])
+    stored = int((missing.sum(axis=0) * (vectors + _SHA256_BYTES)).sum())
+    row = int(vectors.sum()) + _SHA256_BYTES
     rate, speed = _rate(images, places, execution) if new else (None, None)
     return Cost(
         images=len(images.sha256),
         new=new,
         seconds=new / rate if rate else None if new else 0.0,
         speed=speed,
-        store=new * row,
+        store=stored,
         artifacts=0 if _holds(places.embeddings, backbone, kept) else len(kept) * row,
     )
 
@@ -156,8 +158,9 @@ def _holds(path: Path, backbone: FrozenBackbone, sha256: dataset.Digests) -> boo
         said = embeddings.info(path)
     except (HeadstartError, OSError):
         return False
-    held = (said["fingerprint"], said["sha256"].get("sha256"))
-    return held == (backbone.fingerprint, hdf5.digest(sha256))
+    outputs = [(one["dataset"], one["fingerprint"]) for one in said["outputs"]]
+    wanted = [(one.dataset, one.fingerprint) for one in backbone.outputs]
+    return outputs == wanted and said["sha256"].get("sha256") == hdf5.digest(sha256)
 
 
 def _rate(

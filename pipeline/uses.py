@@ -58,29 +58,33 @@ class Made:
 
 
 def note(store: Path, backbone: FrozenBackbone) -> str | None:
-    """Note that this project embeds with a backbone from now on; to be called before it does.
+    """Note that this project embeds with a backbone from now on, all its outputs; before it does.
 
     Returns a line on what changed where the project used another fingerprint under this name
     until now, and this one never. Nothing is noted where the store may not be written, which is
     no fault while nothing is to be stored. Raises OSError where the disk fails.
     """
-    use = Use(
+    known = (store / backbone.fingerprint / _use(backbone).place).exists()
+    before = None if known else _last(store, _use(backbone))
+    try:
+        for output in reversed(backbone.outputs):  # the first one last: `_last` finds it
+            use, folder = _use(backbone), store / output.fingerprint
+            _put(folder / use.place, asdict(use))  # first: it holds the folder against `store gc`
+            _put(folder / FIELDS, asdict(Made(output.dim, output.fields)))
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+    changed = differences(backbone.fields, before.fields) if before else []
+    return f"{backbone.name}: embedded anew, since {'; '.join(changed)}" if changed else None
+
+
+def _use(backbone: FrozenBackbone) -> Use:
+    return Use(
         project=str(project_of(backbone.folder)),
         backbone=backbone.name,
         host=socket.gethostname(),
         used=datetime.now(UTC).isoformat(),
     )
-    folder = store / backbone.fingerprint
-    made = Made(backbone.dim, backbone.fields)
-    before = None if (folder / use.place).exists() else _last(store, use)
-    try:
-        _put(folder / use.place, asdict(use))  # first: it holds the folder against `store gc`
-        _put(folder / FIELDS, asdict(made))
-    except OSError as error:
-        if error.errno not in _NOT_OURS:
-            raise
-    changed = differences(made.fields, before.fields) if before else []
-    return f"{backbone.name}: embedded anew, since {'; '.join(changed)}" if changed else None
 
 
 def project_of(backbone: Path) -> Path:

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.frozen import FrozenBackbone, Vectors
 from pipeline.hdf5 import Array
 from pipeline.loaded import Context, Loaded, at_work, get, stop
+from pipeline.outputs import FIRST, Output, separated
 from pipeline.store import Store
 
 __all__ = ["Context", "embed_shard", "stop", "work"]
@@ -66,8 +67,9 @@ def ready(context: Context, seat: Seat) -> Ready:
     """
     admission.check(context.terms, context.root)  # also where the backbone is here from before
     loaded = get(context, seat)
-    store = Store(Path(context.store), loaded.backbone.fingerprint)
-    _compare_probe(store, loaded.backbone, loaded.tuned.probe)
+    for output, probe in loaded.probes.items():
+        store = Store(Path(context.store), output.fingerprint)
+        _compare_probe(store, loaded.backbone, output, probe)
     setting, runtime = loaded.tuned.setting, loaded.tuned.runtime
     return Ready(setting.threads, setting.batch_size, runtime.device, max(1, len(runtime.gpus)))
 
@@ -98,9 +100,9 @@ def embed_shard(shard: Shard, seat: Seat) -> ShardResult:
 
 
 def _embedded(shard: Shard, loaded: Loaded) -> ShardResult:
-    store = Store(Path(shard.context.store), loaded.backbone.fingerprint)
     seconds, started, entered = dict.fromkeys(PHASES, 0.0), 0.0, time.perf_counter()
-    problems, names, vectors = list[Problem](), list[str](), list[Array]()
+    problems, names = list[Problem](), list[str]()
+    vectors: dict[Output, list[Array]] = {output: [] for output in loaded.outputs}
     for batch in _decoded(shard, loaded):
         started = started or batch.began
         problems += [Problem(*failed) for failed in batch.failed]
@@ -110,12 +112,15 @@ def _embedded(shard: Shard, loaded: Loaded) -> ShardResult:
             begun = time.perf_counter()
             with loaded.busy:
                 embedded = loaded.tuned.runtime.embed(batch.pixels)
-            vectors.append(_stored(embedded, loaded.backbone, batch.sha256))
+            for output, made in separated(embedded, loaded.outputs, loaded.views).items():
+                vectors[output].append(_stored(made, loaded.backbone, batch.sha256))
             names += batch.sha256
             seconds["forward"] += time.perf_counter() - begun
     if names:
         begun = time.perf_counter()
-        store.put(dataset.digests(names), np.concatenate(vectors))
+        for output, parts in vectors.items():
+            store = Store(Path(shard.context.store), output.fingerprint)
+            store.put(dataset.digests(names), np.concatenate(parts))
         seconds["write"] += time.perf_counter() - begun
     took = time.perf_counter() - entered
     busy = loaded.busy.take()
@@ -125,7 +130,7 @@ def _embedded(shard: Shard, loaded: Loaded) -> ShardResult:
 def _decoded(shard: Shard, loaded: Loaded) -> Iterator[Batch]:
     """The images of a shard, some batches of the backbone's at a time."""
     step = loaded.tuned.setting.batch_size
-    size = step * -(-QUESTION // step)
+    size = max(1, step * -(-QUESTION // step) // len(loaded.views))
     elsewhere = loaded.tuned.runtime.device != "cpu"
     with loaded.decoders.borrow() as decoder:
         yield from decoder.stream(shard.images, size, ahead=elsewhere)
@@ -147,7 +152,7 @@ def _stored(vectors: Array, backbone: FrozenBackbone, names: list[str]) -> Array
     )
 
 
-def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> None:
+def _compare_probe(store: Store, backbone: FrozenBackbone, output: Output, probe: Vectors) -> None:
     """Refuse a machine whose probe is not that of the first one which wrote to the store."""
     store.put_probe(probe)
     reference = store.reference_probe()
@@ -156,5 +161,9 @@ def _compare_probe(store: Store, backbone: FrozenBackbone, probe: Vectors) -> No
             probe,
             reference,
             precision=str(backbone.fields["precision"]),
-            what=f"{backbone.name} on this machine against {store.folder}",
+            what=f"{backbone.name}{_which(output)} on this machine against {store.folder}",
         )
+
+
+def _which(output: Output) -> str:
+    return "" if output.dataset == FIRST else f" ({output.dataset})"

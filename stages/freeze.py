@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline import files
+from pipeline import backbones, files
 from pipeline.backbones import freezing
 from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
@@ -14,8 +14,11 @@ def main() -> None:
     name = parser.parse_args().backbone
     project = open_project()
     folder = project.artifacts / "backbones" / name
-    drift = freezing.freeze(name, project.backbone(name), folder, locate=project.locate)
-    files.write_json(project.artifacts / "runs" / f"freeze-{name}.json", freezing.measured(drift))
+    entry = project.backbone(name)
+    drift = freezing.freeze(name, entry, folder, locate=project.locate)
+    used = backbones.weights_used(name, entry, locate=project.locate)
+    note = project.artifacts / "runs" / f"freeze-{name}.json"
+    files.write_json(note, {**freezing.measured(drift), **used})
     print(f"froze {name}: cosine {drift.cosine:.8f}, max |d| / RMS {drift.relative:.1e}")
 
 

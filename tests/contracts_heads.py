@@ -67,7 +67,7 @@ def embed(path: Path, labels: Labels, X: np.ndarray, **options) -> Embeddings:
     order = np.argsort(labels.sha256)
     record = backbone(path.parent, dim=X.shape[1], **options)
     vectors = X[order].astype(np.float16)
-    embeddings.write(path, record, [labels.sha256[order]], [vectors], rows=len(order))
+    embeddings.write(path, record, [labels.sha256[order]], [[vectors]], rows=len(order))
     return embeddings.open(path)
 
 

@@ -52,7 +52,10 @@ def edit_record(folder: Path, change, *, sealed: bool = True) -> None:
     """
     path = folder / frozen.RECORD
     record = json.loads(path.read_bytes())
+    before = record["fingerprint"]
     change(record)
+    if sealed and record["fingerprint"] != before:
+        record["outputs"] = {"embeddings": record["fingerprint"]}
     if sealed:
         del record["sha256"]
         record["sha256"] = frozen.digests(record)

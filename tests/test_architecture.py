@@ -14,7 +14,8 @@ from tests.closure import ROOT
 LEVELS = [
     {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
-    {"catalog", "images", "dataset", "segments", "snapshot", "splitting"},
+    {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
+    {"outputs"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
@@ -25,7 +26,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {"changes", "extraction", "preparation", "selection", "summary"},
-    {"planning", "reporting"},
+    {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
 ]

@@ -13,7 +13,7 @@ import torchvision
 
 from pipeline import backbones, files
 from pipeline.backbones import SOURCES
-from pipeline.errors import ConfigurationError, InputError
+from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
 from tests import onnx_files
@@ -97,74 +97,13 @@ def test_check__unknown_tag__names_what_there_is():
 
 @pytest.mark.parametrize("weights", ["file:", "wheel:", "http://example.com/x.pth", "hub:x"])
 def test_check__weights_of_no_known_kind__are_refused(weights):
-    refused(
-        "write wheel:NAME, file:PATH or a tag", source="timm", model="resnet18", weights=weights
-    )
-
-
-@pytest.mark.parametrize("weights", [None, "a1_in1k"])
-def test_check__sha256_that_nothing_is_compared_with__is_refused(weights):
-    refused("sha256", source="timm", model="resnet18", weights=weights, sha256="a" * 64)
+    said = "write wheel:NAME, file:PATH, folder:PATH or a tag"
+    refused(said, source="timm", model="resnet18", weights=weights)
 
 
 @pytest.mark.parametrize("key", ["model", "weights", "sha256"])
 def test_check__key_that_pixels_do_not_have__is_refused(key):
     refused(f".{key}: source pixels has no {key}", source="pixels", **{key: "a" * 64})
-
-
-def load_timm(**entry):
-    given = BackboneParams(source="timm", **entry)
-    return SOURCES["timm"].load(given, AT, Path)
-
-
-def test_timm__no_network__is_one_line_that_says_what_to_do(monkeypatch):
-    def offline(name, *, pretrained):
-        assert (name, pretrained) == ("resnet18.a1_in1k", True)
-        raise OSError("We couldn't connect to the hub\nand a long explanation\nfollows")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError) as error:
-        load_timm(model="resnet18", weights="a1_in1k")
-    assert str(error.value) == (
-        f"{AT}.weights: timm could not load resnet18.a1_in1k: We couldn't connect to the hub; "
-        "give weights as wheel:NAME or file:PATH where there is no network"
-    )
-
-
-def test_timm__tag__goes_through_the_real_loading_code(tmp_path, monkeypatch):
-    """The hub replaced by a file that timm itself loads, by timm's own override."""
-    torch.manual_seed(3)
-    expected = timm.create_model("test_resnet")
-    path = tmp_path / "x.pth"
-    torch.save(expected.state_dict(), path)
-    real = timm.create_model
-
-    def with_file(name, *, pretrained):
-        assert name == "test_resnet.r160_in1k"
-        return real(name, pretrained=pretrained, pretrained_cfg_overlay={"file": str(path)})
-
-    monkeypatch.setattr(timm, "create_model", with_file)
-    pretrained = load_timm(model="test_resnet", weights="r160_in1k")
-    state = pretrained.network.module.state_dict()
-    for name, tensor in state.items():
-        assert torch.equal(tensor, expected.state_dict()[name])
-    assert set(expected.state_dict()) - set(state) == {"fc.weight", "fc.bias"}
-    assert not pretrained.network.module.training
-    assert pretrained.package == f"timm {timm.__version__}"
-
-
-def test_timm__file_that_timm_cannot_load__is_one_line(tmp_path, monkeypatch):
-    path = tmp_path / "x.pth"
-    path.write_bytes(b"no weights")
-    real = timm.create_model
-
-    def with_file(name, *, pretrained):
-        return real(name, pretrained=pretrained, pretrained_cfg_overlay={"file": str(path)})
-
-    monkeypatch.setattr(timm, "create_model", with_file)
-    with pytest.raises(InputError, match="timm could not load test_resnet") as error:
-        load_timm(model="test_resnet")
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_vit"])
@@ -198,7 +137,7 @@ def test_timm__other_resizing_than_ours__asks_for_the_recipe():
     config = {"input_size": (3, 8, 8), "interpolation": "bicubic", "crop_pct": 1.0}
     for odd in ({"interpolation": "random"}, {"crop_mode": "squash"}):
         with pytest.raises(ConfigurationError, match="write backbones.b.preprocessing"):
-            backbones.timm._preprocessing({**config, **odd}, AT)
+            backbones.timm.preprocessing({**config, **odd}, AT)
 
 
 def test_sources__imported__do_not_load_torch_before_they_must():

@@ -181,8 +181,8 @@ def test_extract__on_two_gpus__writes_the_file_of_a_run_on_the_cpu(
         time.sleep(0.02)  # as long as a thread needs to come with its own batch
         return real(lane, batch)
 
-    def load(backbone, device, wanted):
-        assert (device, wanted) == ("auto", None)
+    def load(backbone, device, wanted, layers):
+        assert (device, wanted, layers) == ("auto", None, (0,))
         return OnnxOnGpus.load(backbone.model, (0, 1), batch_size=8, place="cpu")
 
     monkeypatch.setattr(Lane, "run", counted)

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from pipeline import backbones, cli, formats, heads, metrics, runtimes
+from pipeline import backbones, cli, formats, heads, metrics, ranking, runtimes
 from pipeline.params import DataParams, ExecutionParams, Params, SplitParams
 from tests.conftest import ROOT, make_photos, make_project, use_pixels
 from tests.test_architecture import STAGES
@@ -35,6 +35,7 @@ def commands() -> list[str]:
     "name",
     [
         *heads.HEADS, *backbones.SOURCES, *formats.FORMATS, *runtimes.RUNTIMES, *STAGES,
+        *ranking.SCORES,
         *DataParams.model_fields, *SplitParams.model_fields, *ExecutionParams.model_fields,
         *Params.model_fields,
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torchvision import models
 
 from pipeline import files
 from pipeline.cli import doctor
@@ -372,7 +373,13 @@ def test_weights__tag_of_torchvision__is_in_torchs_cache_or_to_be_downloaded(
     assert fix == "dvc repro freeze@raw"
     kept = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
     kept.parent.mkdir(parents=True)
-    kept.touch()
+    kept.write_bytes(b"weights")
+    desk.here("weights").told("warning", "resnet18-f37072fd.pth is not on this machine")
+    digest = files.sha256_of(kept)
+    tag = models.get_model_weights("resnet18").IMAGENET1K_V1
+    url = tag.url.replace("f37072fd", digest[:8])
+    monkeypatch.setattr(type(tag), "url", url, raising=False)
+    kept.rename(kept.with_name(f"resnet18-{digest[:8]}.pth"))
     desk.here("weights").all_right()
 
 

@@ -44,7 +44,7 @@ def dataset(count: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def write(path: Path, count: int = 40, **changes) -> Path:
     """A small tracked file."""
     sha256, vectors = dataset(count)
-    embeddings.write(path, replace(BACKBONE, **changes), [sha256], [vectors], rows=count)
+    embeddings.write(path, replace(BACKBONE, **changes), [sha256], [[vectors]], rows=count)
     return path
 
 
@@ -77,11 +77,11 @@ def test_write__shards_cut_and_ordered_otherwise__give_the_same_bytes(tmp_path):
             store.put(sha256[part], vectors[part])
         store.refresh()
         path = tmp_path / str(number) / "raw.h5"
-        embeddings.write(path, BACKBONE, [sha256], store.blocks([sha256]), rows=97)
+        embeddings.write(path, BACKBONE, [sha256], [store.blocks([sha256])], rows=97)
         contents.add(path.read_bytes())
     one = tmp_path / "raw.h5"
     blocks = np.array_split(vectors, 9)
-    embeddings.write(one, BACKBONE, np.array_split(sha256, 4), blocks, rows=97)
+    embeddings.write(one, BACKBONE, np.array_split(sha256, 4), [blocks], rows=97)
     assert contents == {one.read_bytes()}
 
 
@@ -109,6 +109,17 @@ def test_write__file__holds_what_its_docstring_says(tmp_path):
             },
             sort_keys=True,
         ),
+        "outputs": json.dumps(
+            [
+                {
+                    "dataset": "embeddings",
+                    "dim": DIM,
+                    "fingerprint": BACKBONE.fingerprint,
+                    "layer": "input",
+                    "view": 0,
+                }
+            ]
+        ),
         "sha256": json.dumps(
             {
                 "embeddings": hashlib.sha256(vectors.tobytes()).hexdigest(),
@@ -126,7 +137,7 @@ def test_write__float32_storage__keeps_float32(tmp_path):
     single = vectors.astype(np.float32) * 1e6
     fields = {**BACKBONE.fields, "storage": "float32"}
     path = tmp_path / "raw.h5"
-    embeddings.write(path, replace(BACKBONE, fields=fields), [sha256], [single], rows=len(sha256))
+    embeddings.write(path, replace(BACKBONE, fields=fields), [sha256], [[single]], rows=len(sha256))
     opened = embeddings.open(path)
     assert opened.vectors.dtype == np.float32
     np.testing.assert_array_equal(opened.vectors, single)
@@ -318,14 +329,14 @@ def test_write__unsorted_rows__are_refused_and_leave_no_file(tmp_path):
     sha256, vectors = dataset(10)
     path = tmp_path / "raw.h5"
     with pytest.raises(IntegrityError, match="not sorted by sha256"):
-        embeddings.write(path, BACKBONE, [sha256[::-1]], [vectors], rows=10)
+        embeddings.write(path, BACKBONE, [sha256[::-1]], [[vectors]], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_write__too_few_rows__are_refused_and_leave_no_file(tmp_path):
     sha256, vectors = dataset(10)
     with pytest.raises(IntegrityError, match="dataset embeddings is damaged"):
-        embeddings.write(tmp_path / "raw.h5", BACKBONE, [sha256], [vectors[:9]], rows=10)
+        embeddings.write(tmp_path / "raw.h5", BACKBONE, [sha256], [[vectors[:9]]], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -333,7 +344,7 @@ def test_write__vectors_of_another_length_than_recorded__names_dim_with_both(tmp
     sha256, vectors = dataset(10)
     with pytest.raises(IntegrityError, match=rf"dim is {DIM - 1}, .*have {DIM} values"):
         backbone = replace(BACKBONE, dim=DIM - 1)
-        embeddings.write(tmp_path / "raw.h5", backbone, [sha256], [vectors], rows=10)
+        embeddings.write(tmp_path / "raw.h5", backbone, [sha256], [[vectors]], rows=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -347,7 +358,7 @@ def test_write__failure_midway__keeps_the_file_that_was_there(tmp_path):
         raise RuntimeError("worker lost")
 
     with pytest.raises(RuntimeError, match="worker lost"):
-        embeddings.write(path, BACKBONE, [sha256], blocks(), rows=10)
+        embeddings.write(path, BACKBONE, [sha256], [blocks()], rows=10)
     assert path.read_bytes() == before
     assert [left.name for left in tmp_path.iterdir()] == ["raw.h5"]
 
@@ -362,7 +373,7 @@ def main():
     blocks = np.array_split(vectors, 20)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))
     path = Path(sys.argv[1]) / "raw.h5"
-    embeddings.write(path, BACKBONE, [sha256], iter(blocks), rows=400)
+    embeddings.write(path, BACKBONE, [sha256], [iter(blocks)], rows=400)
 
 sys.exit(exit_status(main))
 """

@@ -39,6 +39,9 @@ LEAVES = {
     "fields.precision": "float16",
     "fields.storage": "float32",
     "fields.pixel_probe": "0" * 64,
+    "outputs.embeddings": "0" * 64,
+    "layers": [{"name": "x", "layer": "x", "pooling": "default", "dim": 768, "jointly": []}],
+    "views": [{"view": {"number": 1, "seed": 0, "augmentation": "x"}, "pixel_probe": "0" * 64}],
 }
 """Everything in backbone.json, and what it may be altered to."""
 
@@ -122,7 +125,7 @@ def test_open__one_field_altered_and_sealed_again__is_refused_and_named(tmp_path
     assert set(leaves) == set(frozen.leaves(backbone.fields))
     shutil.copytree(pixels, tmp_path / "backbones" / "raw")
     path = write(tmp_path / "embeddings" / "raw.h5", fields=backbone.fields)
-    whole = path.read_bytes()
+    whole, said = path.read_bytes(), embeddings.info(path)["outputs"]
     for leaf, value in leaves.items():
         fields = json.loads(json.dumps(backbone.fields))
         put(fields, leaf, value)
@@ -133,7 +136,9 @@ def test_open__one_field_altered_and_sealed_again__is_refused_and_named(tmp_path
         digests = json.dumps(frozen.digests(fields))
         seal_again(path, field_sha256=digests)
         refused(path, "fingerprint of its fields is", backbone.fingerprint)
-        seal_again(path, fingerprint=frozen.fingerprint_of(fields))
+        fingerprint = frozen.fingerprint_of(fields)
+        outputs = [{**one, "fingerprint": fingerprint} for one in said]
+        seal_again(path, fingerprint=fingerprint, outputs=json.dumps(outputs))
         with pytest.raises(IntegrityError) as error:  # a true record, of another backbone
             verify(str(path))
         assert shown(leaf, frozen.leaves(backbone.fields)[leaf], value) in str(error.value)

@@ -14,8 +14,10 @@ import torch
 
 from pipeline import files, frozen, runtimes
 from pipeline.architectures import exported
-from pipeline.backbones import freezing
+from pipeline.architectures.restored import Normalised
+from pipeline.backbones import freezing, onnx_model
 from pipeline.errors import ConfigurationError, IntegrityError
+from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
 from pipeline.runtimes import Setting
 from tests.frozen_fixtures import lite0, pixels
@@ -102,7 +104,8 @@ def test_freeze__in_another_process__gives_the_same_bytes(pixels, tmp_path):
     program = """
 import sys
 from pathlib import Path
-from pipeline.backbones import freezing
+from pipeline.backbones import freezing, onnx_model
+from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
 folder = Path(sys.argv[1])
 freezing.freeze("raw", BackboneParams(source="pixels"), folder, locate=Path)
@@ -132,18 +135,18 @@ def test_freeze__name_of_the_entry__is_in_the_record_but_not_in_the_fingerprint(
 
 
 def test_freeze__onnx_beyond_tolerance__is_refused_and_leaves_no_folder(tmp_path, monkeypatch):
-    real = freezing._run
+    real = onnx_model.run
 
-    def off(path, images):
-        vectors = real(path, images)
+    def off(model, images):
+        (vectors,) = real(model, images)
         vectors[2, 5] += 0.01
-        return vectors
+        return [vectors]
 
-    monkeypatch.setattr(freezing, "_run", off)
+    monkeypatch.setattr(onnx_model, "run", off)
     with pytest.raises(IntegrityError) as error:
         freezing.freeze("raw", PIXELS, tmp_path / "raw", locate=Path)
     message = str(error.value)
-    assert "backbones.raw: ONNX against torch: the embedding probe drifts" in message
+    assert "backbones.raw: ONNX against its origin: the embedding probe drifts" in message
     assert re.search(r"max \|d\| / RMS \d\.\d\de-02 \(at most 0\.001\)", message)
     assert list(tmp_path.iterdir()) == []
 
@@ -152,7 +155,7 @@ def test_freeze__failure__keeps_the_folder_that_was_there(tmp_path, monkeypatch)
     folder = tmp_path / "raw"
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"before")
-    monkeypatch.setattr(freezing, "_run", lambda _, images: np.zeros((len(images), 768)))
+    monkeypatch.setattr(onnx_model, "run", lambda _, images: [np.zeros((len(images), 768))])
     with pytest.raises(IntegrityError):
         freezing.freeze("raw", PIXELS, folder, locate=Path)
     assert (folder / "model.onnx").read_bytes() == b"before"
@@ -166,6 +169,10 @@ def test_freeze__entry_that_cannot_be__stops_before_anything_is_written(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+PLAIN = Preprocessing(2, 2, "bilinear", (0.0,) * 3, (1 / 255,) * 3)
+"""Leaves pixels as they are."""
+
+
 class Branching(torch.nn.Module):
     """Exports to a graph within the graph."""
 
@@ -177,10 +184,10 @@ class Branching(torch.nn.Module):
 def test_export__graphs_within_the_graph__are_stripped_too(tmp_path):
     path = tmp_path / "x.onnx"
     images = np.ones((2, 2, 2, 3), np.uint8)
-    exported.export(Branching(), images, path)
+    exported.export(Normalised(Branching(), PLAIN), images, path)
     assert "If" in {node.op_type for node in onnx.load(path).graph.node}
     assert not re.search(rb"\.py\b|pkg\.|/tests/|Branching", path.read_bytes())
-    np.testing.assert_array_equal(freezing._run(path, images), np.full((2, 12), 2.0))
+    np.testing.assert_array_equal(onnx_model.run(path, images)[0], np.full((2, 12), 2.0))
 
 
 def test_lite0__frozen_with_the_weights_of_the_wheel__makes_1280_values(lite0):

@@ -9,7 +9,7 @@ from torchvision import models
 
 from pipeline import architectures, files
 from pipeline.backbones import torchvision
-from pipeline.errors import ConfigurationError, InputError
+from pipeline.errors import ConfigurationError
 from pipeline.params import BackboneParams
 
 AT = "params.yaml: backbones.b"
@@ -54,35 +54,6 @@ def test_torchvision__weights_file__gives_the_penultimate_layer(state, tmp_path)
     assert pretrained.preprocessing.interpolation == "bilinear"
 
 
-def test_torchvision__tag__is_loaded_by_torchs_own_download_code(state, tmp_path, monkeypatch):
-    """A file in torch's cache under the tag's name, its hash in the name, as a download leaves it."""
-    plain = tmp_path / "plain.pth"
-    torch.save(state, plain)
-    name = f"{MODEL}-{files.sha256_of(plain)[:8]}.pth"
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    tag = models.get_model_weights(MODEL).IMAGENET1K_V1
-    served = tmp_path / name
-    plain.rename(served)
-    monkeypatch.setattr(type(tag), "url", served.as_uri(), raising=False)
-    pretrained = torchvision.SOURCE.load(entry(weights="IMAGENET1K_V1"), AT, Path)
-    assert (tmp_path / "home" / "hub" / "checkpoints" / name).exists()
-    kept = pretrained.network.module.state_dict()
-    assert all(torch.equal(kept[key], state[key]) for key in kept)
-
-
-def test_torchvision__download_with_a_wrong_hash__is_refused_in_one_line(
-    state, tmp_path, monkeypatch
-):
-    served = tmp_path / f"{MODEL}-00000000.pth"
-    torch.save(state, served)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    tag = models.get_model_weights(MODEL).IMAGENET1K_V1
-    monkeypatch.setattr(type(tag), "url", served.as_uri(), raising=False)
-    with pytest.raises(InputError, match="file:PATH") as caught:
-        torchvision.SOURCE.load(entry(), AT, Path)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -97,17 +68,20 @@ def test_torchvision__wrong_name__is_one_line_with_the_near_miss(keys, words):
     assert "\n" not in str(caught.value)
 
 
-def test_torchvision__model_without_a_last_linear__is_refused(tmp_path):
-    path = tmp_path / "squeeze.pth"
-    torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), path)
-    given = entry(model="squeezenet1_1", weights=f"file:{path}", sha256=files.sha256_of(path))
-    with pytest.raises(ConfigurationError, match="no Linear"):
-        torchvision.SOURCE.load(given, AT, Path)
+def test_torchvision__model_without_a_last_linear__gives_its_pooled_features():
+    whole = models.get_model("squeezenet1_1", weights=None).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = whole.features(images).mean(dim=(2, 3))
+        body, classifier = architectures.torchvision_parts(whole, AT)
+        np.testing.assert_allclose(body(images), expected, rtol=1e-5)
+    assert classifier is None
 
 
 @pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("alexnet", 4096), ("vit_b_16", 768)])
 def test_torchvision__penultimate__has_the_documented_width(name, dim):
     model = models.get_model(name, weights=None).eval()
-    architectures.torchvision_without_classifier(model, AT)
+    body, classifier = architectures.torchvision_parts(model, AT)
     with torch.inference_mode():
-        assert model(torch.rand(1, 3, 224, 224)).shape == (1, dim)
+        assert body(torch.rand(1, 3, 224, 224)).shape == (1, dim)
+    assert classifier.in_features == dim

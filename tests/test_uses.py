@@ -94,7 +94,9 @@ def test_note__several_changes__are_told_against_the_last_use_alone(backbone, tm
     note(tmp_path, backbone)
     note(tmp_path, second)
     third = changed(second, layer="first", storage="float32")
-    said = "raw: embedded anew, since layer is first, was input; storage is float32, was float16"
+    said = (
+        "raw: embedded anew, since layer is first, was penultimate; storage is float32, was float16"
+    )
     assert note(tmp_path, third) == said
 
 

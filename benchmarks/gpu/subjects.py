@@ -84,7 +84,7 @@ def _freeze(module: torch.nn.Module, subject: Subject, folder: Path) -> None:
     file = restored.MODEL if subject.runtime == "torch" else "model.onnx"
     record = FrozenBackbone(place, subject.name, file, "", 0, "random", "none needed", fields)
     dim = _write(module, record, recipe)
-    frozen.write(replace(record, dim=dim, file_sha256=files.sha256_of(record.model)))
+    frozen.write(replace(record, dim=dim, layers=(), file_sha256=files.sha256_of(record.model)))
 
 
 def _write(module: torch.nn.Module, record: FrozenBackbone, recipe: Preprocessing) -> int:

@@ -86,7 +86,7 @@ def write(module: torch.nn.Module, record: FrozenBackbone) -> Vectors:
     return probe
 
 
-def restore(backbone: FrozenBackbone, layers: Sequence[int]) -> Restored:
+def restore(backbone: FrozenBackbone, layers: Sequence[int] = (0,)) -> Restored:
     """The module of a frozen model.safetensors, channels last, in eval mode.
 
     layers: which of the backbone's it gives, by number; the probe is of these as well. Raises IntegrityError where the file cannot be read, or is not that of the module which the

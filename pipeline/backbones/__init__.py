@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline import frozen
+from pipeline import files, frozen
 from pipeline.backbones import onnx, pixels, timm, torchvision, weights
 from pipeline.backbones.source import Locate, Origin, Source
 from pipeline.errors import ConfigurationError
@@ -48,6 +48,17 @@ def find(name: str, entry: BackboneParams, *, locate: Locate) -> Origin:
     Raises ConfigurationError, and InputError where a file or package is missing or another.
     """
     return check(name, entry).find(entry, f"params.yaml: backbones.{name}", locate)
+
+
+def weights_used(name: str, entry: BackboneParams, *, locate: Locate) -> dict[str, str]:
+    """File name and sha256 of the weights on this machine; empty where a source has none.
+
+    For a note that is not tracked: the same tensors may lie in another file elsewhere.
+    """
+    path = find(name, entry, locate=locate).file
+    if path is None:
+        return {}
+    return {"weights_file": path.name, "weights_file_sha256": files.sha256_of(path)}
 
 
 def already_frozen(entry: BackboneParams, folder: Path) -> FrozenBackbone | None:

@@ -150,6 +150,7 @@ def _drift(
     measured: list[Vectors], expected: list[Vectors], entry: BackboneParams, at: str
 ) -> Drift:
     """The largest of all layers."""
+    names = [f", {layer}" if entry.layers[1:] else "" for layer in entry.layers]
     what = (
         "ONNX against its origin"
         if entry.runtime == "onnx"
@@ -157,8 +158,8 @@ def _drift(
     )
     try:
         drifts = [
-            frozen.check_drift(now, then, precision=entry.precision, what=f"{at}: {what}, {layer}")
-            for now, then, layer in zip(measured, expected, entry.layers, strict=True)
+            frozen.check_drift(now, then, precision=entry.precision, what=f"{at}: {what}{layer}")
+            for now, then, layer in zip(measured, expected, names, strict=True)
         ]
     except IntegrityError as error:
         if entry.precision == "float32":

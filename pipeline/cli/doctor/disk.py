@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.doctor import commands
 from pipeline.cli.doctor.finding import Finding, Place, error, ok, warning
@@ -92,8 +92,10 @@ def needed(project: "Project") -> dict[str, int]:
             record = json.loads(
                 (project.artifacts / "backbones" / name / "backbone.json").read_bytes()
             )
-            whole = rows * int(record["dim"]) * VALUES[record["fields"]["storage"]]
-            shards = (project.store / record["fingerprint"]).glob("*.h5")
+            whole = rows * _values(record) * VALUES[record["fields"]["storage"]]
+            outputs = record.get("outputs") or {"": record["fingerprint"]}
+            folders = [project.store / fingerprint for fingerprint in outputs.values()]
+            shards = (path for folder in folders for path in folder.glob("*.h5"))
             stored = sum(path.stat().st_size for path in shards)
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not prepared, not frozen, or damaged, which `weights` tells
@@ -102,6 +104,13 @@ def needed(project: "Project") -> dict[str, int]:
             total[ARTIFACTS] += whole
             total[CACHE] += whole
     return total
+
+
+def _values(record: dict[str, Any]) -> int:
+    """How many numbers a frozen backbone makes of an image, over all layers and views."""
+    layers = record.get("layers") or [record]
+    views = 1 + len(record.get("views") or ())
+    return views * sum(int(layer["dim"]) for layer in layers)
 
 
 def _judged(volume: Volume, place: Place) -> Finding:

@@ -166,17 +166,19 @@ def names(backbones: Path) -> dict[str, list[str]]:
     """The names of a project's frozen backbones, by fingerprint; damaged records are left out."""
     found = dict[str, list[str]]()
     for record in sorted(backbones.glob("*/backbone.json")):
-        if fingerprint := fingerprint_in(record):
+        for fingerprint in fingerprints_in(record):
             found.setdefault(fingerprint, []).append(record.parent.name)
     return found
 
 
-def fingerprint_in(record: Path) -> str | None:
-    """What a backbone.json says; None where it is not there, or damaged."""
+def fingerprints_in(record: Path) -> list[str]:
+    """Those of all outputs that a backbone.json speaks of; none where it is not there, or damaged."""
     try:
-        return str(json.loads(record.read_bytes())["fingerprint"])
+        said = json.loads(record.read_bytes())
+        others = [str(each) for each in dict(said.get("outputs") or {}).values()]
+        return sorted({str(said["fingerprint"]), *others})
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return []
 
 
 def files_in(folder: Path, ending: str) -> list[Path]:

@@ -16,7 +16,7 @@ from pipeline.uses import Made, Use
 class State(StrEnum):
     """Whether a noted use goes on.
 
-    HERE: the project's frozen backbone has the fingerprint; ELSEWHERE: noted on another host,
+    HERE: an output of the project's frozen backbone has the fingerprint; ELSEWHERE: noted on another host,
     where only that one can look; ENDED: the project is gone, or its backbone is another.
     """
 
@@ -83,4 +83,4 @@ def _state(use: Use, fingerprint: str) -> State:
     if use.host != socket.gethostname():
         return State.ELSEWHERE
     record = Path(use.project, "artifacts", "backbones", use.backbone, RECORD)
-    return State.HERE if inventory.fingerprint_in(record) == fingerprint else State.ENDED
+    return State.HERE if fingerprint in inventory.fingerprints_in(record) else State.ENDED
