@@ -19,6 +19,7 @@ from benchmarks import (
     incremental,
     machine,
     memory,
+    models,
     pipeline_overhead,
     reading,
     rivals,
@@ -40,7 +41,11 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "memory": memory.measure,
     "scale": scale.measure,
     "workers": workers.measure,
+    "models": models.measure,
 }
+ONLY_ASKED = ("models",)
+"""Hours, and no speed: measured where it is named."""
+
 SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
 """Packages whose versions stand with the results."""
 
@@ -53,7 +58,7 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(unknown)}; choose of {', '.join(PARTS)}")
     with TemporaryDirectory(prefix="headstart-bench-") as folder:
         desk = Desk(Path(folder), QUICK if given.quick else FULL, given.photos)
-        for name in given.parts or PARTS:
+        for name in given.parts or [part for part in PARTS if part not in ONLY_ASKED]:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             begun = time.perf_counter()
             rows = PARTS[name](desk)
@@ -65,7 +70,9 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or of {', '.join(PARTS)}")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"all but models, or of {', '.join(PARTS)}"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="few images, few runs, no results kept"
     )

@@ -85,3 +85,17 @@ def test_torchvision__penultimate__has_the_documented_width(name, dim):
     with torch.inference_mode():
         assert body(torch.rand(1, 3, 224, 224)).shape == (1, dim)
     assert classifier.in_features == dim
+
+
+@pytest.mark.parametrize("model", ["vit_h_14", "regnet_y_128gf"])
+def test_torchvision__model_without_the_default_tag__takes_the_one_not_trained_further(model):
+    torchvision.SOURCE.check(entry(model=model), AT)
+    url = torchvision.SOURCE.find(entry(model=model), AT, Path).download
+    assert url == models.get_model_weights(model).IMAGENET1K_SWAG_LINEAR_V1.url
+    with pytest.raises(ConfigurationError, match="unknown tag 'IMAGENET1K_V1'"):
+        torchvision.SOURCE.check(entry(model=model, weights="IMAGENET1K_V1"), AT)
+
+
+def test_torchvision__every_classification_model__passes_the_check():
+    for name in models.list_models(module=models):
+        torchvision.SOURCE.check(entry(model=name), AT)

@@ -92,16 +92,36 @@ def torchvision_parts(
     return module, None
 
 
+def is_detector(name: str) -> bool:
+    """Whether torchvision's model of that name detects objects on a feature pyramid."""
+    return "_fpn" in name
+
+
 def _timm(name: str) -> "torch.nn.Module":
     return timm_without_classifier(timm_model(name))
 
 
 def _torchvision(name: str) -> "torch.nn.Module":
+    if is_detector(name):
+        from pipeline.architectures import detection
+
+        return detection.Trunk(detection.as_published(name, detection.detector(name)))
     module, _ = torchvision_parts(torchvision_model(name), "backbone.json: fields")
+    return without_training_parts(module)
+
+
+def without_training_parts(module: "torch.nn.Module") -> "torch.nn.Module":
+    """The same model of torchvision's without what only its training uses."""
     for part in _TRAINING_ONLY:
         if hasattr(module, part):
             setattr(module, part, None)
     return module
+
+
+def _named(name: str) -> "torch.nn.Module":
+    from pipeline.architectures import named
+
+    return named.parts(name).body
 
 
 def pixels(name: str) -> "torch.nn.Module":  # noqa: ARG001 - there is one
@@ -115,4 +135,6 @@ ARCHITECTURES: dict[str, Callable[[str], "torch.nn.Module"]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "pixels": pixels,
+    "random": _named,
+    "checkpoint": _named,
 }

@@ -4,16 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, frozen
-from pipeline.backbones import pixels, timm, torchvision, weights
+from pipeline.backbones import checkpoint, onnx, pixels, random, timm, torchvision, weights
 from pipeline.backbones.source import Locate, Origin, Source
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
 from pipeline.names import unknown
 from pipeline.params import BackboneParams
+from pipeline.taps import DEFAULT, Tap
 
 SOURCES: dict[str, Source] = {
     "timm": timm.SOURCE,
     "torchvision": torchvision.SOURCE,
+    "checkpoint": checkpoint.SOURCE,
+    "random": random.SOURCE,
+    "onnx": onnx.SOURCE,
     "pixels": pixels.SOURCE,
 }
 
@@ -79,4 +83,24 @@ def already_frozen(entry: BackboneParams, folder: Path) -> FrozenBackbone | None
     if entry.preprocessing is not None:
         asked["preprocessing"] = entry.preprocessing.model_dump()
     same = all(fields[name] == value for name, value in asked.items())
-    return backbone if same and backbone.weights == weights.stated(entry) else None
+    same = same and backbone.weights == weights.stated(entry)
+    return backbone if same and _same_outputs(entry, backbone) else None
+
+
+def _same_outputs(entry: BackboneParams, backbone: FrozenBackbone) -> bool:
+    """Whether it has the entry's layers, pooled likewise, and its views."""
+    views = [(view["view"]["number"], view["view"]["seed"]) for view in backbone.views]
+    return (
+        [tap.name for tap in backbone.taps] == entry.layers
+        and all(_same_pooling(entry, tap) for tap in backbone.taps)
+        and backbone.fields.get("tta") == entry.tta
+        and views == [(number + 1, entry.seed) for number in range(entry.views)]
+    )
+
+
+def _same_pooling(entry: BackboneParams, tap: Tap) -> bool:
+    """Of a layer whose name has none of its own, and that is not one vector already."""
+    if "@" in tap.name or tap.pooling == DEFAULT:
+        return True
+    by_shape = ("avg", "cls", "patch_mean", "flatten")
+    return tap.pooling == entry.pooling if entry.pooling else tap.pooling in by_shape

@@ -22,8 +22,7 @@ class Timm:
         if entry.model is None:
             raise ConfigurationError(f"{at}.model is missing; add the name of a timm model")
         if not timm.is_model(entry.model):
-            known = timm.list_models(include_tags=False)
-            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
+            raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, models())}")
         if not weights.names_a_file(entry, at):
             _check_tag(entry, at)
 
@@ -35,8 +34,6 @@ class Timm:
         return tagged.find_in_hub(repository, names) if repository else tagged.find_address(url)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
-        import timm
-
         from pipeline.backbones.network import TorchNetwork, linear_or_none
 
         path = _file(entry, at, locate)
@@ -51,11 +48,25 @@ class Timm:
             network=TorchNetwork(architectures.timm_without_classifier(module).eval()),
             preprocessing=preprocessing_or(entry, lambda: preprocessing(config, at), at),
             architecture=str(entry.model),
-            package=f"timm {timm.__version__}",
+            package=package(),
             licence=_licence(entry, config),
             classifier=linear_or_none(classifier),
-            transform=None if entry.preprocessing else _transform(config),
+            transform=None if entry.preprocessing else transform(config),
         )
+
+
+def models() -> list[str]:
+    """Names of timm's models."""
+    import timm
+
+    return list(timm.list_models(include_tags=False))
+
+
+def package() -> str:
+    """`timm` and its version."""
+    import timm
+
+    return f"timm {timm.__version__}"
 
 
 def _check_tag(entry: BackboneParams, at: str) -> None:
@@ -141,7 +152,7 @@ def _licence(entry: BackboneParams, config: dict[str, Any]) -> str:
     return stated if is_tag else f"not stated by the file; timm's weights of this model: {stated}"
 
 
-def _transform(config: dict[str, Any]) -> Callable[[Any], Any]:
+def transform(config: dict[str, Any]) -> Callable[[Any], Any]:
     """What timm itself does to an image before it evaluates the model."""
     from timm.data import create_transform, resolve_data_config
 

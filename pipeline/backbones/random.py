@@ -1,0 +1,51 @@
+"""An architecture with random weights: what of a result the architecture alone would have made.
+
+Its batch normalisation is calibrated on the probe's images. Without that such a network maps all
+images to nearly one vector, and is no control but a broken one.
+"""
+
+from pipeline.backbones import named
+from pipeline.backbones.source import Locate, Origin, Pretrained
+from pipeline.errors import ConfigurationError
+from pipeline.params import BackboneParams
+
+SEEDS = 2**64
+
+
+class Random:
+    """Source `random`; the weights are those of the entry's `seed`."""
+
+    def check(self, entry: BackboneParams, at: str) -> None:
+        """Refuse weights, and an architecture that is not known."""
+        for key in ("weights", "sha256"):
+            if getattr(entry, key) is not None:
+                raise ConfigurationError(
+                    f"{at}.{key}: source random makes its own weights; delete the key"
+                )
+        if entry.seed >= SEEDS:
+            raise ConfigurationError(f"{at}.seed is {entry.seed}; write one below 2**64")
+        named.check(entry, at)
+
+    def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:  # noqa: ARG002
+        """Nowhere: nothing is needed."""
+        return Origin()
+
+    def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
+        """Build the architecture under the seed and calibrate it."""
+        from pipeline.backbones import calibration
+        from pipeline.backbones.network import TorchNetwork
+
+        with calibration.seeded(entry.seed):
+            made = named.build(entry, at)
+        calibration.calibrate(made.parts.body, made.preprocessing)
+        return Pretrained(
+            network=TorchNetwork(made.parts.body),
+            preprocessing=made.preprocessing,
+            architecture=str(entry.model),
+            package=made.package,
+            licence="none needed",
+            transform=made.transform,
+        )
+
+
+SOURCE = Random()
