@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import backbones, frozen, images, runtimes
 from pipeline.backbones.network import TorchNetwork
 from pipeline.backbones.source import Locate, Pretrained
-from pipeline.errors import ImageError
+from pipeline.errors import ImageError, InputError
 from pipeline.frozen import TOLERANCE, Drift, FrozenBackbone, Vectors
 from pipeline.images import Pixels, Preprocessing
 from pipeline.params import BackboneParams
@@ -102,8 +102,8 @@ def verify(
 ) -> Verified:
     """Compare on encoded images, (name, bytes). folder: of the frozen backbone.
 
-    Raises what the source raises where the original weights are not at hand, and IntegrityError
-    where the folder is damaged.
+    Raises what the source raises where the original weights are not at hand, IntegrityError where
+    the folder is damaged, and InputError where no image can be decoded.
     """
     backbone = frozen.load(folder)
     pretrained = backbones.check(name, entry).load(entry, f"params.yaml: backbones.{name}", locate)
@@ -119,6 +119,9 @@ def verify(
         made, origin = _vectors(both, batch, network, storage)
         ours.append(made)
         theirs.append(origin)
+    if not ours:
+        image, reason = failed[0] if failed else ("", "none was given")
+        raise InputError(f"no image to compare on: {image}: {reason}; give photos")
     compared = pretrained.transform is not None
     steps = (decode, resize, network, storage) if compared else (network, storage)
     return _summary(both, steps, failed, ours, theirs)
