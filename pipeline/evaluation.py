@@ -1,6 +1,6 @@
 """A head on a split -> numbers with intervals, and which head is best."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from pipeline import dataset, embeddings, files, heads, metrics
+from pipeline import dataset, embeddings, features, files, heads, metrics
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
-from pipeline.errors import InputError, IntegrityError
+from pipeline.errors import IntegrityError
+from pipeline.features import Gathered, Images
+from pipeline.heads import Record
 from pipeline.metrics import Scored
 from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 
 EVALUATED = (Split.VAL, Split.TEST)
+LAYERS = ("backbone", "head", "layer", "accuracy", "low", "high", "model")
+"""Columns of layers.csv; `model` is what DVC's plot is labelled with."""
 
 _PREDICTIONS = pa.schema(
     [
@@ -30,30 +34,8 @@ _PREDICTIONS = pa.schema(
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Labelled embeddings of one split, ordered by sha256, then path.
-
-    labels: the rows; X: (N, D) float32.
-    """
-
-    labels: Labels
-    X: npt.NDArray[np.float32]
-
-    def codes(self, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-        """(N,) int64: each label's place in the sorted `classes`. Raises InputError."""
-        place = {name: code for code, name in enumerate(classes)}
-        unknown = sorted(set(self.labels.label) - set(place))
-        if unknown:
-            raise InputError(
-                f"class {unknown[0]!r} has images in val or test, but no embedded one in train; "
-                "add some or remove the class"
-            )
-        return np.array([place[label] for label in self.labels.label], dtype=np.int64)
-
-
-@dataclass(frozen=True)
 class Result:
-    """One head on one split. control: never the best."""
+    """One head on one split. control: never the best; by_layer: see `heads.Record`."""
 
     backbone: str
     head: str
@@ -62,15 +44,7 @@ class Result:
     scored: Scored
     classes: tuple[str, ...]
     control: bool
-
-
-def examples(labels: Labels, cached: Embeddings, split: Split) -> Examples:
-    """The images of a split that have an embedding, joined by sha256."""
-    chosen = labels.where(labels.split == split)
-    rows = cached.rows(chosen.sha256)
-    chosen, rows = chosen.where(rows >= 0), rows[rows >= 0]
-    order = np.argsort(chosen.sha256, kind="stable")  # labels are sorted by path already
-    return Examples(chosen.where(order), cached.take(rows[order]))
+    by_layer: Sequence[dict[str, Any]] = ()
 
 
 def predict(
@@ -95,28 +69,47 @@ def evaluate(artifacts: Path, backbones: Iterable[str], head_names: list[str]) -
     results = list[Result]()
     for backbone in backbones:
         cached = embeddings.open(artifacts / "embeddings" / f"{backbone}.h5")
-        splits = {split: examples(labels, cached, split) for split in EVALUATED}
+        images = [features.images(labels, cached, split) for split in EVALUATED]
+        gathered = Gathered(cached, [(of_split.rows, 0) for of_split in images])
         with threadpool_limits(1):  # the same bits whatever the machine's cores
             for head in head_names:
-                results.extend(_of_head(artifacts / "heads" / backbone, head, cached, splits))
+                folder = artifacts / "heads" / backbone
+                results.extend(_of_head(folder, head, cached, images, gathered))
     return results
 
 
 def _of_head(
-    folder: Path, name: str, cached: Embeddings, splits: dict[Split, Examples]
+    folder: Path, name: str, cached: Embeddings, images: list[Images], gathered: Gathered
 ) -> Iterator[Result]:
+    """gathered: the vectors of all images, one split after the other."""
     fitted, record = heads.load(folder, name)
+    _check(folder / name, record, cached)
+    X = gathered.of(tuple(record.layers) or cached.layers[:1])
+    control = record.kind in CONTROL_KINDS or cached.source in CONTROL_SOURCES
+    fits, vectors = (fitted.train, fitted.train_val), np.split(X, [len(images[0].rows)])
+    for split, fit, rows, seen in zip(EVALUATED, fits, vectors, images, strict=True):
+        predicted, probabilities = predict(fit, rows)
+        y, classes = seen.codes(fitted.classes), fitted.classes
+        scored = Scored(y, predicted, probabilities, len(classes))
+        who, by_layer = (folder.name, name, split), record.by_layer
+        yield Result(*who, seen.labels, scored, classes, control, by_layer)
+
+
+def _check(head: Path, record: Record, cached: Embeddings) -> None:
+    """Raise IntegrityError where a head was fitted on other vectors than are in the file."""
+    again = f"run 'dvc repro train@{head.parent.name}-{head.name}'"
     if record.fingerprint != cached.fingerprint:
         raise IntegrityError(
-            f"{folder / name}: fingerprint is {record.fingerprint}, the embeddings have "
-            f"{cached.fingerprint}; run 'dvc repro train@{folder.name}-{name}'"
+            f"{head}: fingerprint is {record.fingerprint}, the embeddings have "
+            f"{cached.fingerprint}; {again}"
         )
-    control = record.kind in CONTROL_KINDS or cached.source in CONTROL_SOURCES
-    for split, fit in ((Split.VAL, fitted.train), (Split.TEST, fitted.train_val)):
-        rows = splits[split]
-        predicted, probabilities = predict(fit, rows.X)
-        scored = Scored(rows.codes(fitted.classes), predicted, probabilities, len(fitted.classes))
-        yield Result(folder.name, name, split, rows.labels, scored, fitted.classes, control)
+    found = features.fingerprints(cached, cached.layers, cached.views)
+    for place, expected in sorted(record.fingerprints.items()):
+        if expected != found.get(place):
+            raise IntegrityError(
+                f"{head}: fingerprint of {place} is {expected}, the embeddings have "
+                f"{found.get(place, 'no such dataset')}; {again}"
+            )
 
 
 def summarise(results: list[Result]) -> dict[str, Any]:
@@ -155,7 +148,7 @@ def _order(splits: dict[str, Any], backbone: str, head: str) -> tuple[float, flo
 
 
 def write(folder: Path, results: list[Result]) -> dict[str, Any]:
-    """Write metrics.json, predictions.parquet, per_class.csv, confusion.csv and accuracy.csv."""
+    """Write metrics.json, predictions.parquet, per_class.csv, confusion.csv, accuracy.csv, layers.csv."""
     summary = summarise(results)
     files.write_json(folder / "metrics.json", summary)
     _write_predictions(folder / "predictions.parquet", results)
@@ -197,7 +190,9 @@ def _write_per_class(path: Path, results: list[Result]) -> None:
 
 
 def _write_plots(folder: Path, results: list[Result], summary: dict[str, Any]) -> None:
-    """What `dvc plots` draws: the best head's confusions and every head's accuracy, on test."""
+    """What `dvc plots` draws: the best head's confusions and every head's accuracy, on test; the
+    validation accuracy by layer.
+    """
     best = summary.get("best", {})
     tests = [result for result in results if result.split == Split.TEST]
     confusion = [
@@ -213,6 +208,17 @@ def _write_plots(folder: Path, results: list[Result], summary: dict[str, Any]) -
         if len(r.scored.y)
     ]
     files.write_csv(folder / "accuracy.csv", ["model", "accuracy"], accuracy)
+    by_layer = [row for result in tests for row in _by_layer(result)]
+    files.write_csv(folder / "layers.csv", LAYERS, by_layer)
+
+
+def _by_layer(result: Result) -> Iterator[dict[str, Any]]:
+    """Validation accuracy of each layer alone and of all joined, where a head saw several."""
+    for one in result.by_layer:
+        layer, (low, high) = " + ".join(one["layers"]), one["accuracy_ci95"]
+        model = f"{result.backbone} / {result.head} / {layer}"  # one bar each
+        figures = [one["accuracy"], low, high, model]
+        yield dict(zip(LAYERS, [result.backbone, result.head, layer, *figures], strict=True))
 
 
 def describe(summary: dict[str, Any]) -> str:

@@ -9,14 +9,14 @@ import io
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import joblib
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, create_model
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, create_model
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
@@ -30,6 +30,7 @@ from sklearn.svm import SVC, LinearSVC
 from pipeline import files
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.names import unknown
+from pipeline.outputs import FIRST
 from pipeline.params import HeadParams, checked
 
 C_GRID = tuple(float(C) for C in 10.0 ** np.linspace(-6, 5, 45))
@@ -212,18 +213,23 @@ def recipe(name: str, entry: HeadParams) -> Recipe:
     if entry.kind not in HEADS:
         raise ConfigurationError(f"params.yaml: {at}.kind: {unknown('head', entry.kind, HEADS)}")
     function = HEADS[entry.kind]
-    options = checked(_options(function), entry.options, where="params.yaml", at=at)
-    return function(**dict(options))
+    options = checked(_options(function), dict(entry), where="params.yaml", at=at)
+    return function(**{name: getattr(options, name) for name in entry.options})
 
 
-def _options(function: Callable[..., Recipe]) -> type[BaseModel]:
-    """The options of a head as a pydantic model: the function's own keyword arguments."""
+class _Entry(HeadParams):
+    """An entry whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _options(function: Callable[..., Recipe]) -> type[HeadParams]:
+    """An entry of one kind as a pydantic model: its options are the function's keyword arguments."""
     arguments: dict[str, Any] = {
         name: (argument.annotation, argument.default)
         for name, argument in inspect.signature(function).parameters.items()
     }
-    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-    return create_model(function.__name__, __config__=config, **arguments)
+    return create_model(function.__name__, __base__=_Entry, **arguments)
 
 
 @dataclass(frozen=True)
@@ -240,10 +246,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Record:
-    """What <h>.json says of a fitted head.
+    """What <h>.json says of a fitted head. Older files have nothing from `images` on.
 
-    choice: the option searched and its value, chosen_by which figure; trace: every candidate with its
-    validation accuracy and log loss; at_edge: the choice lies at an end of the grid.
+    rows: it was fitted on, of train and, in the second fit, of val as well; choice: the option
+    searched and its value, chosen_by which figure; trace: every candidate with its validation
+    accuracy and log loss; at_edge: the choice lies at an end of the grid; images: that the rows
+    are of; layers: joined in this order, layers_by: `given`, or the figure they were chosen by;
+    views: augmented ones of each image; fingerprints: of what it was fitted on, by dataset of the
+    embeddings file; by_layer: validation figures of each layer alone and of all joined, where it
+    saw several; notes: what is not as its entry in params.yaml says, and why.
     """
 
     backbone: str
@@ -257,7 +268,25 @@ class Record:
     trace: list[dict[str, Any]]
     at_edge: bool
     converged: bool
+    images: dict[str, int] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
+    layers_by: str = "given"
+    views: int = 0
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    by_layer: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     sha256: str = ""
+
+
+def seen(record: Record) -> str:
+    """What it sees of the backbone, in words; nothing where that is the first layer's clean view."""
+    if not record.by_layer and set(record.fingerprints) <= {FIRST}:
+        return ""
+    number = len(record.by_layer)
+    best = f" (best of {number} by {record.layers_by.replace('_', ' ')})"
+    views = f" in {record.views + 1} views" if record.views else ""
+    layers = " + ".join(record.layers) + ("" if record.layers_by == "given" else best) + views
+    return f"{'layer' if len(record.layers) == 1 else 'layers'} {layers}"
 
 
 def save(folder: Path, fitted: Fitted, record: Record) -> None:

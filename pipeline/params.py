@@ -28,6 +28,7 @@ Pooling = Literal["avg", "max", "gem", "cls", "patch_mean", "flatten"]
 
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
+LayerNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -79,9 +80,7 @@ class BackboneParams(_Block):
     weights: str | None = None
     sha256: Sha256 | None = None
     preprocessing: PreprocessingParams | None = None
-    layers: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] = [
-        PENULTIMATE
-    ]
+    layers: LayerNames = [PENULTIMATE]
     pooling: Pooling | None = None
     views: Annotated[int, Field(ge=0, le=100)] = 0
     tta: Literal["flip", "five_crop", "ten_crop"] | None = None
@@ -92,15 +91,21 @@ class BackboneParams(_Block):
 
 
 class HeadParams(BaseModel):
-    """One head: its kind; the kind itself checks the options beside it."""
+    """One head: its kind and what it sees; the kind itself checks the options beside these.
+
+    layers: of the backbone's, their vectors joined; None: its first, `all`, or `best`: the one, or
+    all joined, with the best validation score; views: it trains on the augmented views too.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     kind: str
+    layers: LayerNames | Literal["all", "best"] | None = None
+    views: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
-        """Every key but `kind`."""
+        """The kind's own keys."""
         return dict(self.model_extra or {})
 
 

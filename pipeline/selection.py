@@ -1,48 +1,80 @@
-"""Choose a head's hyperparameter on the validation images, never on test; fit it twice.
+"""Choose a head's option and layers on the validation images, never on test; fit it twice.
 
-Coarse to fine: every fourth candidate from the most regularised on, until the score has
-risen thrice, at a loose tolerance; then the best at a tight one, and those two and one steps
-from it; then one fit from scratch on train, and one on train + val.
+Each candidate set of layers has a search and a fit on train of its own; the chosen one is then
+fitted once more, from scratch, on train + val.
 """
 
-import copy
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from pipeline import evaluation, heads, metrics
+from pipeline import features, heads, metrics
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
-from pipeline.evaluation import Examples
+from pipeline.features import Images, Sight
 from pipeline.heads import Fitted, Recipe, Record, Setting
-from pipeline.metrics import Scored
 from pipeline.params import HeadParams
+from pipeline.search import FINE_TOLERANCE, Codes, Search, Vectors, choose, criterion, score, scores
 
-STRIDE = 4
-RISES = 3
-COARSE_TOLERANCE = 3e-4
-FINE_TOLERANCE = 1e-4
-"""Also of the final fits. A looser one stops early where the training images can be separated:
-at 1e-3 the search on 195 photos of ants and bees ended two steps from the best C."""
 
-Vectors = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int64]
+class _Rows:
+    """What a head is fitted on: the images of train and val, each in so many augmented views too.
+
+    y_seen, y_held: codes of train and val, one an image; y: one a row of `matrix`.
+    """
+
+    def __init__(
+        self, cached: Embeddings, seen: Images, held: Images, views: int, classes: tuple[str, ...]
+    ) -> None:
+        self.y_seen, self.y_held = seen.codes(classes), held.codes(classes)
+        self.y = np.concatenate([np.tile(y, views + 1) for y in (self.y_seen, self.y_held)])
+        self.training = len(self.y_seen) * (views + 1)
+        parts = [(images.rows, views) for images in (seen, held)]
+        self._gathered = features.Gathered(cached, parts)
+
+    def matrix(self, layers: tuple[str, ...]) -> Vectors:
+        """Train in every view, val clean, then in its other views."""
+        return self._gathered.of(layers)
+
+    def split(self, layers: tuple[str, ...]) -> tuple[Vectors, Codes, Vectors, Codes]:
+        """X and y of the rows to fit on, and of the clean ones to score by."""
+        X, start = self.matrix(layers), self.training
+        return X[:start], self.y[:start], X[start : start + len(self.y_held)], self.y_held
 
 
 @dataclass(frozen=True)
-class Search:
-    """The value chosen and all that was tried, in the grid's order."""
+class _Fit:
+    """A fitted pipeline, and whether its solver converged."""
 
-    value: float
-    trace: list[dict[str, Any]] = field(default_factory=list)
-    by: str = "given"
-    at_edge: bool = False
+    pipeline: Pipeline
+    converged: bool
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One set of layers: its search, the fit on train, and how good that is on val.
+
+    by: which of the figures counts.
+    """
+
+    layers: tuple[str, ...]
+    search: Search
+    setting: Setting
+    choice: dict[str, float]
+    fit: _Fit
+    figures: dict[str, Any]
+    by: str
+
+    @property
+    def score(self) -> float:
+        """Lower is better."""
+        return score(self.figures, self.by)
 
 
 def train(
@@ -54,170 +86,104 @@ def train(
     validation image).
     """
     recipe = heads.recipe(name, entry)
-    seen = evaluation.examples(labels, cached, Split.TRAIN)
-    held = evaluation.examples(labels, cached, Split.VAL)
+    sight = features.sight(name, entry, features.offer(cached))
+    seen = features.images(labels, cached, Split.TRAIN)
+    held = features.images(labels, cached, Split.VAL)
     classes = _classes(labels, seen, held)
-    y_seen, y_held = seen.codes(classes), held.codes(classes)
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+    rows = _Rows(cached, seen, held, sight.views, classes)
+    with threadpool_limits(1), warnings.catch_warnings(record=True):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the fits that are kept tell
         # one thread: faster at these sizes, and the same bits whatever the machine's cores
-        warnings.simplefilter("always", ConvergenceWarning)
-        search = choose(recipe, seen.X, y_seen, held.X, y_held)
-        caught.clear()
-        rows, dim = seen.X.shape
-        setting = Setting(search.value, rows, dim, FINE_TOLERANCE)
-        final = recipe.build(setting).fit(seen.X, y_seen)
-        everything = recipe.build(setting).fit(
-            np.concatenate([seen.X, held.X]), np.concatenate([y_seen, y_held])
-        )
+        chosen, everything, reached = _chosen(recipe, rows, sight)
     record = Record(
         backbone=str(cached.attributes["backbone"]),
         head=name,
         kind=entry.kind,
         fingerprint=cached.fingerprint,
         classes=list(classes),
-        rows={"train": rows, "val": len(held.X)},
-        choice={recipe.option: search.value} if recipe.option else {},
-        chosen_by=search.by,
-        trace=search.trace,
-        at_edge=search.at_edge,
-        converged=not any(issubclass(w.category, ConvergenceWarning) for w in caught),
+        rows={"train": rows.training, "val": len(rows.y) - rows.training},
+        choice=chosen.choice,
+        chosen_by=chosen.search.by,
+        trace=chosen.search.trace,
+        at_edge=chosen.search.at_edge,
+        converged=chosen.fit.converged and everything.converged,
+        images={"train": len(seen.rows), "val": len(held.rows)},
+        layers=list(chosen.layers),
+        layers_by=chosen.by if sight.best else "given",
+        views=sight.views,
+        fingerprints=features.fingerprints(cached, chosen.layers, sight.views),
+        by_layer=reached if len(reached) > 1 else [],
+        notes=list(sight.notes),
     )
-    return Fitted(classes, final, everything), record
+    return Fitted(classes, chosen.fit.pipeline, everything.pipeline), record
 
 
-def _classes(labels: Labels, seen: Examples, held: Examples) -> tuple[str, ...]:
+def _classes(labels: Labels, seen: Images, held: Images) -> tuple[str, ...]:
     wanted, found = sorted(set(labels.label)), set(seen.labels.label)
     if lost := [label for label in wanted if label not in found]:
         raise InputError(
             f"class {lost[0]!r} has lost all its training images; see the problems.csv beside "
             "the embeddings, mend the images or remove the class"
         )
-    if len(held.X) == 0:
+    if len(held.rows) == 0:
         raise InputError(
             "no validation image has an embedding; give each class at least three images, or a val split"
         )
     return tuple(wanted)
 
 
-def choose(
-    recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
-) -> Search:
-    """Search the recipe's grid by validation log loss, or accuracy where it has none or says so.
+def _chosen(
+    recipe: Recipe, rows: _Rows, sight: Sight
+) -> tuple[_Candidate, _Fit, list[dict[str, Any]]]:
+    """The layers asked for or, of the candidates, the best; its fit on train + val; what each reached.
 
-    X_*: (N, D) float32; y_*: (N,) int. Ties go to the more regularised candidate.
+    Ties go to the earlier one.
     """
-    if recipe.value is not None or not recipe.grid:
-        return Search(recipe.value or 0.0)
-    if recipe.counts_rows:
-        possible = tuple(value for value in recipe.grid if value <= len(X_seen))
-        recipe = replace(recipe, grid=possible)
-    bench = _Bench(recipe, X_seen, y_seen, X_held, y_held)
-    coarse = _coarse(bench, len(recipe.grid))
-    fine = _fine(bench, min(coarse, key=_rank), len(recipe.grid))
-    tried = {trial.index: trial for trial in [*coarse, *fine]}
-    best = min(fine, key=_rank).index
-    return Search(
-        value=recipe.grid[best],
-        trace=[tried[index].figures for index in sorted(tried)],
-        by=coarse[0].by,
-        at_edge=best in (0, len(recipe.grid) - 1),
+    chosen, reached = _candidate(recipe, rows, sight.candidates[0]), list[dict[str, Any]]()
+    for place, layers in enumerate(sight.candidates):
+        one = _candidate(recipe, rows, layers) if place else chosen
+        if one.score < chosen.score or not sight.best:  # those asked for come last
+            chosen = one
+        reached.append({"layers": list(layers), "choice": one.choice, **one.figures})
+    return chosen, _fit(recipe, chosen.setting, rows.matrix(chosen.layers), rows.y), reached
+
+
+def _candidate(recipe: Recipe, rows: _Rows, layers: tuple[str, ...]) -> _Candidate:
+    X, y, held, y_held = rows.split(layers)
+    search = choose(recipe, X, y, held, y_held)
+    setting = Setting(search.value, len(X), X.shape[1], FINE_TOLERANCE)
+    fit = _fit(recipe, setting, X, y)
+    choice = {recipe.option: search.value} if recipe.option else {}
+    figures = _figures(fit.pipeline, held, y_held)
+    return _Candidate(layers, search, setting, choice, fit, figures, criterion(recipe, figures))
+
+
+def _fit(recipe: Recipe, setting: Setting, X: Vectors, y: Codes) -> _Fit:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        fitted = recipe.build(setting).fit(X, y)
+    return _Fit(fitted, not any(issubclass(w.category, ConvergenceWarning) for w in caught))
+
+
+def _figures(fit: Pipeline, X: Vectors, y: Codes) -> dict[str, Any]:
+    """Accuracy with its interval and, where there are probabilities, log loss."""
+    scored = scores(fit, X, y)
+    figures = {
+        "accuracy": metrics.accuracy(scored),
+        "accuracy_ci95": list(metrics.INTERVALS["accuracy"](scored)),
+    }
+    return figures | (
+        {} if scored.probabilities is None else {"log_loss": metrics.log_loss(scored)}
     )
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One candidate, fitted on train and scored on val.
-
-    figures: its value, accuracy and, where there are probabilities, log loss;
-    by: which of them it is chosen by; fitted: the classifier, where another is to
-    start from it.
-    """
-
-    index: int
-    figures: dict[str, float]
-    by: str
-    fitted: Any
-
-    @property
-    def score(self) -> float:
-        """Lower is better."""
-        return -self.figures["accuracy"] if self.by == "accuracy" else self.figures[self.by]
-
-
-def _rank(trial: _Trial) -> tuple[float, int]:
-    """Lower is better; of equal scores the more regularised."""
-    return trial.score, trial.index
-
-
-class _Bench:
-    """The classifier of a recipe on embeddings that its other steps transformed, once."""
-
-    def __init__(
-        self, recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
-    ) -> None:
-        self.recipe = recipe
-        self.rows, self.dim = X_seen.shape
-        *transforms, _ = self._steps(0, COARSE_TOLERANCE)
-        for step in transforms:
-            X_seen, X_held = step.fit_transform(X_seen, y_seen), step.transform(X_held)
-        self.seen = X_seen, y_seen
-        self.held = X_held, y_held
-
-    def _steps(self, index: int, tolerance: float) -> list[Any]:
-        setting = Setting(self.recipe.grid[index], self.rows, self.dim, tolerance)
-        return [step for _, step in self.recipe.build(setting).steps]
-
-    def trial(self, index: int, tolerance: float, start: _Trial | None = None) -> _Trial:
-        """Fit a candidate, from the coefficients of `start` where the recipe can, and score it."""
-        *_, classifier = self._steps(index, tolerance)
-        if self.recipe.warm:
-            options = {**classifier.get_params(), "warm_start": True}
-            classifier = copy.copy(start.fitted if start else classifier).set_params(**options)
-        classifier.fit(*self.seen)
-        figures = {"value": self.recipe.grid[index], **self._figures(classifier)}
-        by_loss = "log_loss" in figures and not self.recipe.by_accuracy
-        by = "log_loss" if by_loss else "accuracy"
-        return _Trial(index, figures, by, classifier if self.recipe.warm else None)
-
-    def _figures(self, classifier: Any) -> dict[str, float]:
-        X, y = self.held
-        predicted, probabilities = evaluation.predict(classifier, X)
-        scored = Scored(y, predicted, probabilities, classes=len(classifier.classes_))
-        figures = {"accuracy": metrics.accuracy(scored)}
-        if probabilities is not None:
-            figures["log_loss"] = metrics.log_loss(scored)
-        return figures
-
-
-def _coarse(bench: _Bench, size: int) -> list[_Trial]:
-    """Every fourth candidate, each from the one before, until the score rose RISES times running."""
-    trials, rises = [bench.trial(0, COARSE_TOLERANCE)], 0
-    for index in range(STRIDE, size, STRIDE):
-        trials.append(bench.trial(index, COARSE_TOLERANCE, trials[-1]))
-        before, after = trials[-2:]
-        rises = rises + 1 if after.score > before.score else 0
-        if rises == RISES:
-            break
-    return trials
-
-
-def _fine(bench: _Bench, best: _Trial, size: int) -> list[_Trial]:
-    """The best coarse candidate again, and those two and one steps from the best."""
-    if bench.recipe.warm:  # others cost as much the second time, and say the same
-        best = bench.trial(best.index, FINE_TOLERANCE, best)
-    trials = [best]
-    for step in (STRIDE // 2, STRIDE // 4):
-        around = [best.index - step, best.index + step]
-        trials += [bench.trial(i, FINE_TOLERANCE, best) for i in around if 0 <= i < size]
-        best = min(trials, key=_rank)
-    return trials
 
 
 def describe(record: Record) -> str:
     """What was chosen, in a line or two for the terminal."""
     chosen = ", ".join(f"{option} = {value:.4g}" for option, value in record.choice.items())
     tried = f" of {len(record.trace)} tried" if record.trace else ""
-    lines = [f"{record.backbone} / {record.head}: {chosen + tried if chosen else 'fitted'}"]
+    said = [heads.seen(record), chosen + tried if chosen else "fitted"]
+    lines = [f"{record.backbone} / {record.head}: {', '.join(filter(None, said))}"]
+    lines += [f"note: {note}" for note in record.notes]
     if record.at_edge:
         lines.append("warning: the choice lies at an end of the grid; give a value of your own")
     if not record.converged:

@@ -7,19 +7,22 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import dataset, embeddings, evaluation, files, heads, selection
+from pipeline import dataset, embeddings, evaluation, features, files, heads, selection
 from pipeline.dataset import Labels
 from pipeline.embeddings import Embeddings
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
 from pipeline.heads import HEADS, Setting
+from pipeline.outputs import FrozenLayer
 from pipeline.params import CONTROL_KINDS, HeadParams
+from pipeline.taps import Tap
 
 ROOT = Path(__file__).parents[1]
 SPLITS = ("train", "train", "train", "val", "test")
@@ -71,12 +74,45 @@ def embed(path: Path, labels: Labels, X: np.ndarray, **options) -> Embeddings:
     return embeddings.open(path)
 
 
+def embed_all(
+    path: Path,
+    labels: Labels,
+    clean: dict[str, np.ndarray],
+    *views: dict[str, np.ndarray],
+    source: str = "timm",
+    recipe: str = "one",
+    storage: str = "float16",
+) -> Embeddings:
+    """The tracked file of a backbone with these layers, and as many augmented views; opened.
+
+    Each maps a layer to its vectors (N, D); recipe: another makes other fingerprints.
+    """
+    layers = tuple(
+        FrozenLayer(Tap(name, name, "avg"), vectors.shape[1]) for name, vectors in clean.items()
+    )
+    plain = backbone(path.parent, dim=layers[0].dim, source=source)
+    record = replace(
+        plain,
+        fields={**plain.fields, **layers[0].fields, "recipe": recipe, "storage": storage},
+        layers=layers,
+        views=tuple(
+            {"pixel_probe": "0", "view": {"number": number, "seed": 0}}
+            for number in range(1, len(views) + 1)
+        ),
+    )
+    order = np.argsort(labels.sha256)
+    blocks = [[X[order].astype(storage)] for each in (clean, *views) for X in each.values()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    embeddings.write(path, record, [labels.sha256[order]], blocks, rows=len(order))
+    return embeddings.open(path)
+
+
 def of_split(labels: Labels, cached: Embeddings, *splits: str) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and codes of some splits, in the order of evaluation."""
     classes = tuple(sorted(set(labels.label)))
-    parts = [evaluation.examples(labels, cached, split) for split in splits]
+    parts = [features.images(labels, cached, split) for split in splits]
     return (
-        np.concatenate([part.X for part in parts]),
+        features.gather(cached, cached.layers[:1], [(part.rows, 0) for part in parts]),
         np.concatenate([part.codes(classes) for part in parts]),
     )
 
@@ -192,6 +228,22 @@ class HeadContract:
             X, _ = of_split(*toy(), *splits)
             np.testing.assert_allclose(pipeline[0].mean_, X.mean(axis=0), rtol=0, atol=1e-5)
         assert record.rows == {"train": 90, "val": 30}
+
+    def test_two_layers__joined__train_in_views_and_repeat_to_the_byte(self, kind, tmp_path):
+        labels = toy_labels(60, 3)
+        layers = {name: toy_vectors(labels, 6, seed=place) for place, name in enumerate("ab")}
+        view = {name: X + np.float32(0.1) for name, X in layers.items()}
+        cached = embed_all(tmp_path / "toy.h5", labels, layers, view)
+        entry = HeadParams(kind=kind, layers="all", views=True)
+        for folder in ("one", "two"):
+            heads.save(tmp_path / folder, *selection.train(kind, entry, labels, cached))
+        for ending in ("joblib", "json"):
+            one, two = (tmp_path / name / f"{kind}.{ending}" for name in ("one", "two"))
+            assert one.read_bytes() == two.read_bytes()
+        fitted, record = heads.load(tmp_path / "one", kind)
+        assert [one["layers"] for one in record.by_layer] == [["a"], ["b"], ["a", "b"]]
+        assert (fitted.train[0].n_samples_seen_, fitted.train_val[0].n_samples_seen_) == (72, 96)
+        assert fitted.train[0].n_features_in_ == 12
 
     def test_null__is_searched__a_given_value_is_not(self, kind):
         _, record = trained(kind)

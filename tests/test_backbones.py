@@ -16,6 +16,7 @@ from pipeline.backbones import SOURCES
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
+from tests import onnx_files
 from tests.contracts import BackboneContract
 from tests.frozen_fixtures import LITE0
 
@@ -73,6 +74,13 @@ class TestDetector(BackboneContract):
         return BackboneParams(source="random", model=model)
 
 
+class TestOnnx(BackboneContract):
+    @pytest.fixture(scope="class", params=onnx_files.KINDS)
+    @classmethod
+    def entry(cls, request, tmp_path_factory):
+        return onnx_files.entry(onnx_files.write(request.param, tmp_path_factory.mktemp("onnx")))
+
+
 @pytest.mark.slow
 class TestTorchvision(BackboneContract):
     @pytest.fixture(scope="class")
@@ -100,7 +108,7 @@ def refused(said: str, **entry) -> None:
 
 def test_check__unknown_source__names_the_near_miss():
     refused("unknown source 'tim'; did you mean 'timm'?", source="tim")
-    refused("choose one of: checkpoint, pixels, random, timm, torchvision", source="keras")
+    refused("choose one of: checkpoint, onnx, pixels, random, timm, torchvision", source="keras")
 
 
 def test_check__unknown_model__names_near_misses():

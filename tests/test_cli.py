@@ -106,6 +106,25 @@ def test_check__names_at_which_dvc_stops__are_refused_and_the_command_mends_it(d
     assert "data: 9 files in 3 classes" in desk.headstart("check").out
 
 
+def test_check__layers_and_views_of_heads__must_be_those_of_the_backbones_of_the_run(desk):
+    def change(params) -> None:
+        named = {"source": "timm", "model": "resnet18", "layers": ["penultimate", "blocks.2"]}
+        params["backbones"]["net"] = named
+        params["heads"]["deep"] = {"kind": "ridge", "layers": ["blocks.3"]}
+        params["heads"]["moved"] = {"kind": "ridge", "views": True}
+
+    desk.edit(change)
+    assert desk.headstart("check").code == 0, "of no head of the run"
+    desk.edit(lambda params: params["run"].update(heads=["deep", "moved"]))
+    assert desk.headstart("check").code == 0, "a control gives what it has"
+    desk.edit(lambda params: params["run"].update(backbones=["raw", "net"]))
+    line = desk.refused(2, "check")
+    for word in ("heads.deep.layers", "penultimate, blocks.2", "'blocks.3'", "mean 'blocks.2'"):
+        assert word in line
+    desk.edit(lambda params: params["run"].update(heads=["moved"]))
+    assert "heads.moved.views is true, but net has no" in desk.refused(2, "check")
+
+
 def test_check__store_that_is_a_file__is_refused(desk, monkeypatch):
     monkeypatch.setenv("HEADSTART_STORE", str(desk.folder / "params.yaml"))
     assert "params.yaml is no folder; set execution.store" in desk.refused(2, "check")
@@ -295,6 +314,22 @@ def test_results__after_a_run__are_the_table_and_the_report(desk):
     report = desk.folder / "artifacts" / "report.html"
     report.touch()
     assert desk.headstart("results").out.splitlines()[-1] == f"report: {report}"
+
+
+def test_results__heads_that_see_more_than_the_first_layer__say_what(desk):
+    put_metrics(desk, json.dumps(SUMMARY))
+    record = dict.fromkeys(("backbone", "head", "kind", "fingerprint", "chosen_by"), "")
+    record |= {"classes": [], "rows": {}, "choice": {}, "trace": []}
+    record |= {"at_edge": False, "converged": True, "layers": ["stem"]}
+    plain = record | {"fingerprints": {"embeddings": ""}}
+    chosen = record | {"layers_by": "log_loss", "by_layer": [{}, {}, {}], "notes": ["a note"]}
+    for name, content in (("dummy", plain), ("logistic", chosen)):
+        files.write_json(desk.folder / f"artifacts/heads/raw/{name}.json", content)
+    assert desk.headstart("results").out.splitlines()[3:] == [
+        "",
+        "raw / logistic: layer stem (best of 3 by log loss)",
+        "raw / logistic: a note",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from pipeline import backbones, cli, formats, heads, metrics, ranking, runtimes
-from pipeline.params import DataParams, ExecutionParams, Params, SplitParams
+from pipeline.params import DataParams, ExecutionParams, HeadParams, Params, SplitParams
 from tests.conftest import ROOT, make_photos, make_project, use_pixels
 from tests.test_architecture import STAGES
 
@@ -37,7 +37,7 @@ def commands() -> list[str]:
         *heads.HEADS, *backbones.SOURCES, *formats.FORMATS, *runtimes.RUNTIMES, *STAGES,
         *ranking.SCORES,
         *DataParams.model_fields, *SplitParams.model_fields, *ExecutionParams.model_fields,
-        *Params.model_fields,
+        *HeadParams.model_fields, *Params.model_fields,
     ],
 )  # fmt: skip
 def test_docs__mention_every_entry_stage_and_key(name):

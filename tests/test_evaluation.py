@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import stages.evaluate
-from pipeline import dataset, embeddings, evaluation, files, heads, metrics, selection
+from pipeline import dataset, embeddings, evaluation, features, files, heads, metrics, selection
 from pipeline.dataset import Labels, Split
 from pipeline.errors import InputError, IntegrityError
 from pipeline.evaluation import Result
@@ -23,7 +23,14 @@ from pipeline.metrics import Scored
 from pipeline.params import HeadParams
 from tests.contracts_heads import embed, of_split, toy_labels, toy_vectors
 
-FILES = ("metrics.json", "predictions.parquet", "per_class.csv", "confusion.csv", "accuracy.csv")
+FILES = (
+    "metrics.json",
+    "predictions.parquet",
+    "per_class.csv",
+    "confusion.csv",
+    "accuracy.csv",
+    "layers.csv",
+)
 
 
 class Run:
@@ -122,11 +129,12 @@ def test_join__is_by_sha256__images_without_an_embedding_are_left_out(tmp_path):
     assert not {row["path"] for row in run.predictions()} & set(labels.path[lost])
 
 
-def test_examples__are_ordered_by_sha256_then_path__and_carry_their_own_vectors(run):
+def test_images__are_ordered_by_sha256_then_path__and_carry_their_own_vectors(run):
     cached = run.cached()
-    found = evaluation.examples(run.labels, cached, Split.TRAIN)
+    found = features.images(run.labels, cached, Split.TRAIN)
     assert (np.sort(found.labels.sha256) == found.labels.sha256).all()
-    for sha256, vector in zip(found.labels.sha256, found.X, strict=True):
+    X = features.gather(cached, cached.layers[:1], [(found.rows, 0)])
+    for sha256, vector in zip(found.labels.sha256, X, strict=True):
         row = cached.sha256.tolist().index(sha256)
         np.testing.assert_array_equal(vector, cached.vectors[row].astype(np.float32))
 

@@ -125,7 +125,7 @@ def test_open__one_field_altered_and_sealed_again__is_refused_and_named(tmp_path
     assert set(leaves) == set(frozen.leaves(backbone.fields))
     shutil.copytree(pixels, tmp_path / "backbones" / "raw")
     path = write(tmp_path / "embeddings" / "raw.h5", fields=backbone.fields)
-    whole = path.read_bytes()
+    whole, said = path.read_bytes(), embeddings.info(path)["outputs"]
     for leaf, value in leaves.items():
         fields = json.loads(json.dumps(backbone.fields))
         put(fields, leaf, value)
@@ -137,7 +137,7 @@ def test_open__one_field_altered_and_sealed_again__is_refused_and_named(tmp_path
         seal_again(path, field_sha256=digests)
         refused(path, "fingerprint of its fields is", backbone.fingerprint)
         fingerprint = frozen.fingerprint_of(fields)
-        outputs = [{**one, "fingerprint": fingerprint} for one in embeddings.info(path)["outputs"]]
+        outputs = [{**one, "fingerprint": fingerprint} for one in said]
         seal_again(path, fingerprint=fingerprint, outputs=json.dumps(outputs))
         with pytest.raises(IntegrityError) as error:  # a true record, of another backbone
             verify(str(path))

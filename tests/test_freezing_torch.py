@@ -192,7 +192,7 @@ def test_sources__each__can_be_frozen_for_torch(tmp_path):
     given["checkpoint"] = given["timm"].model_copy(
         update={"source": "checkpoint", "model": "timm/test_resnet"}
     )
-    assert given.keys() == SOURCES.keys()
+    assert given.keys() == SOURCES.keys() - {"onnx"}  # whose files torch does not run
     for source, one in given.items():
         freezing.freeze(source, one, tmp_path / source, locate=Path)
         backbone = frozen.load(tmp_path / source)

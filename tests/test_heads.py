@@ -16,10 +16,11 @@ from sklearn.pipeline import make_pipeline
 
 import stages.evaluate
 import stages.train
-from pipeline import dataset, evaluation, files, heads, selection
+from pipeline import dataset, evaluation, files, heads
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.heads import HEADS, Recipe, Setting
 from pipeline.params import HeadParams
+from pipeline.search import choose
 from tests.contracts_heads import (
     HeadContract,
     embed,
@@ -272,7 +273,7 @@ def test_search__step_before_the_classifier_that_needs_labels__is_given_them(tmp
     )
     X, y = of_split(*toy(), "train")
     held, y_held = of_split(*toy(), "val")
-    assert selection.choose(recipe, X, y, held, y_held).value in (1.0, 0.1)
+    assert choose(recipe, X, y, held, y_held).value in (1.0, 0.1)
 
 
 def test_predict__head_with_probabilities_in_float32__still_sums_to_one():

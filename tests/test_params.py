@@ -71,6 +71,8 @@ def test_load__the_repositorys_own_params__write_out_every_key_a_user_may_sweep(
     assert set(written["data"]["split"]) == set(params.SplitParams.model_fields)
     assert set(written["run"]) == set(params.RunParams.model_fields)
     assert set(written["execution"]) == set(params.ExecutionParams.model_fields)
+    for head in written["heads"].values():
+        assert set(head) >= set(params.HeadParams.model_fields)
 
 
 def test_parse__what_is_left_out__has_its_default():
@@ -84,6 +86,12 @@ def test_parse__what_is_left_out__has_its_default():
 def test_parse__head__keeps_the_options_beside_its_kind():
     assert parse(GOOD).heads["logistic"].options == {"C": None}
     assert HeadParams(kind="knn").options == {}
+    assert HeadParams(kind="knn", layers="all", views=True, k=3).options == {"k": 3}
+
+
+@pytest.mark.parametrize("layers", [None, "all", "best", ["penultimate"], ["a.1", "b@max"]])
+def test_parse__layers_of_a_head__are_a_list_or_all_or_best_or_the_default(layers):
+    assert parse(changed("heads.knn.layers", layers)).heads["knn"].layers == layers
 
 
 @pytest.mark.parametrize(
@@ -146,6 +154,10 @@ def test_parse__misspelt_required_key__is_named_before_the_missing_one(key, miss
             ["preprocessing.std.2 is 'x'", "a valid number"],
         ),
         ("heads.knn", "knn", ["heads.knn is 'knn' (text)", "a mapping"]),
+        ("heads.knn.layers", "pooled", ["layers is 'pooled' (text)", "a valid list", "'best'"]),
+        ("heads.knn.layers", [], ["heads.knn.layers is []", "at least 1 item"]),
+        ("heads.knn.layers", ["a", 2], ["heads.knn.layers.1 is 2", "a valid string"]),
+        ("heads.knn.views", 3, ["heads.knn.views is 3 (int)", "a valid boolean"]),
         ("run.heads", "knn", ["run.heads is 'knn'", "a valid list"]),
         ("run.backbones", [], ["run.backbones is []", "at least 1 item"]),
         ("run.heads", ["logistic", 3], ["run.heads.1 is 3", "a valid string"]),

@@ -211,7 +211,8 @@ def test_metrics_and_plots__are_shown_by_dvc(project):
     assert test["accuracy_ci95"][0] <= test["accuracy"] <= test["accuracy_ci95"][1]
     plots = project.run("dvc", "plots", "show", "--json")
     assert plots.code == 0, plots.text
-    assert "accuracy.csv" in plots.out and "confusion.csv" in plots.out
+    for name in ("accuracy.csv", "confusion.csv", "layers.csv"):
+        assert name in plots.out
 
 
 def test_dag__is_free_of_optional_stages(project):

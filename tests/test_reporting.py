@@ -20,7 +20,7 @@ from pipeline.errors import IntegrityError
 from pipeline.evaluation import Result
 from pipeline.frozen import FrozenBackbone
 from pipeline.metrics import Scored
-from pipeline.reporting import records, scores
+from pipeline.reporting import plots, records, scores
 
 PER_SPLIT = {Split.TRAIN: 2, Split.VAL: 4, Split.TEST: 4}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -358,10 +358,10 @@ class TestScores:
         ("low", "high"), [(0.92, 0.96), (0.0, 1.0), (0.995, 1.0), (0.5, 0.5), (0.1234, 0.1236)]
     )
     def test_ticks__intervals__lie_inside(self, low, high):
-        ticks = scores._ticks([self._head(low, high)])
+        ticks = plots.ticks([(low, high)])
         assert ticks[0] <= low + 1e-9
         assert high - 1e-9 <= ticks[-1]
-        assert 2 <= len(ticks) <= scores.MOST_TICKS
+        assert 2 <= len(ticks) <= plots.MOST_TICKS
 
     def test_plot__control_far_below__does_not_stretch_the_axis(self):
         good = self._head(0.9, 0.95)
@@ -369,6 +369,31 @@ class TestScores:
         plot = scores._plot(records.Run([], [good, control], good, {}))
         assert [dot.beyond for dot in plot.dots] == ["", "left"]
         assert plot.ticks[0] == ("0.00%", "0.90")
+
+    def test_layers__no_head_sees_several__are_not_shown(self, case):
+        page = case.page()
+        assert "Validation accuracy by layer" not in page.text
+        assert not page.having("a", href="#layers")
+
+    def test_layers__of_heads_that_see_several__are_a_plot_with_intervals(self, tmp_path):
+        figures = {"accuracy": 0.5, "accuracy_ci95": [0.25, 0.75], "choice": {}}
+        names = ["stem"], ["top <b>"], ["stem", "top <b>"]
+        record = {
+            "layers": ["top <b>"],
+            "views": 2,
+            "images": {"train": 4, "val": 8},
+            "rows": {"train": 12, "val": 24},
+            "by_layer": [{"layers": layers, **figures} for layers in names],
+            "notes": ["a note"],
+        }
+        page = Case(tmp_path, record=record).build().page()
+        assert page.having("a", href="#layers")
+        assert len([c for c in page.having("circle") if c.get("r") == "6"]) == 1 + 3
+        for name in ("stem", "top <b>", "stem + top <b>"):
+            assert f"{name}, logistic on small: 0.5000, 0.2500 to 0.7500" in page.text
+        assert "logistic on small: a note." in page.text
+        row = next(row for row in page.rows if row[3:4] == ["C = 0.5"])
+        assert row[5:7] == ["top <b>, 3 views", "4 train + 8 val"]
 
     @staticmethod
     def _head(low: float, high: float) -> records.Head:

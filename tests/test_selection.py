@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.heads import C_GRID, HEADS, Recipe, Setting
 from pipeline.metrics import Scored
 from pipeline.params import HeadParams
-from pipeline.selection import FINE_TOLERANCE
+from pipeline.search import FINE_TOLERANCE, STRIDE, Search, choose
 from tests.contracts_heads import embed, of_split, toy, toy_labels, toy_vectors, train
 
 GRID = tuple(range(45))
@@ -60,15 +60,15 @@ class Scripted(ClassifierMixin, BaseEstimator):
         return self.predict_proba(X).argmax(axis=1)
 
 
-def choose_by(script, grid=GRID) -> selection.Search:
+def choose_by(script, grid=GRID) -> Search:
     recipe = Recipe(
         lambda at: make_pipeline(Scripted(at.value, script)), "C", None, tuple(map(float, grid))
     )
     X, zeros = np.zeros((4, 1), np.float32), np.zeros(4, int)
-    return selection.choose(recipe, X, np.array([0, 1, 0, 1]), X, zeros)
+    return choose(recipe, X, np.array([0, 1, 0, 1]), X, zeros)
 
 
-def tried(search: selection.Search) -> list[float]:
+def tried(search: Search) -> list[float]:
     return [trial["value"] for trial in search.trace]
 
 
@@ -90,7 +90,7 @@ def tried(search: selection.Search) -> list[float]:
 def test_search__is_within_a_step_and_a_thousandth_of_45_independent_fits(data):
     recipe = heads.recipe("logistic", HeadParams(kind="logistic"))
     with threadpool_limits(1):
-        search = selection.choose(recipe, *data)
+        search = choose(recipe, *data)
         losses = [log_loss_of(recipe, C, *data) for C in C_GRID]
     chosen = C_GRID.index(search.value)
     assert abs(chosen - np.argmin(losses)) <= 1
@@ -102,7 +102,7 @@ def test_search__few_images_of_many_dimensions__figures_are_those_of_the_head_th
     for seed in range(4):
         data = blobs(seed, rows=100, dim=400, classes=3, apart=0.12)
         with threadpool_limits(1):
-            search = selection.choose(recipe, *data)
+            search = choose(recipe, *data)
             kept = log_loss_of(recipe, search.value, *data)
         stated = next(t["log_loss"] for t in search.trace if t["value"] == search.value)
         assert stated == pytest.approx(kept, abs=0.005)
@@ -135,7 +135,7 @@ def test_search__of_45_values_of_c__costs_17_fits_at_most(fits):
     assert len(recipe.grid) == 45
     for apart in (0.0, 0.3, 3.0):
         fits.clear()
-        selection.choose(recipe, *blobs(7, rows=200, dim=20, classes=2, apart=apart))
+        choose(recipe, *blobs(7, rows=200, dim=20, classes=2, apart=apart))
         assert len(fits) <= 17
 
 
@@ -146,9 +146,9 @@ def test_search__chosen_value__was_fitted_at_the_tolerance_of_the_final_fits(fit
         data = blobs(1, rows=100, dim=dim, classes=3, apart=0.3)
         fits.clear()
         with threadpool_limits(1):
-            search = selection.choose(recipe, *data)
+            search = choose(recipe, *data)
         assert (search.value, FINE_TOLERANCE) in fits
-        coarse.append(recipe.grid.index(search.value) % selection.STRIDE == 0)
+        coarse.append(recipe.grid.index(search.value) % STRIDE == 0)
     assert any(coarse), "no choice was one of the coarse candidates"
 
 
@@ -185,7 +185,7 @@ def test_search__short_grid__is_searched_whole(size):
 @pytest.mark.parametrize("kind", ["ridge", "linear_svm"])
 def test_search__head_without_probabilities__takes_the_first_of_highest_accuracy(kind):
     recipe = heads.recipe(kind, HeadParams(kind=kind))
-    search = selection.choose(recipe, *blobs(8, rows=200, dim=20, classes=3, apart=0.3))
+    search = choose(recipe, *blobs(8, rows=200, dim=20, classes=3, apart=0.3))
     accuracies = [trial["accuracy"] for trial in search.trace]
     assert search.value == search.trace[int(np.argmax(accuracies))]["value"]
     assert not any("log_loss" in trial for trial in search.trace)

@@ -14,6 +14,7 @@ from pipeline.images import Pixels
 
 MODEL = "model.onnx"
 OPSET = 18
+GRAPH = "backbone"
 
 
 class InexpressibleError(Exception):
@@ -45,7 +46,7 @@ def export(module: Normalised, images: Pixels, path: Path, *, outputs: int = 1) 
     try:
         _export(module, images, path, outputs)
         model = onnx.load(path, load_external_data=False)
-        _strip(model)
+        strip(model)
         onnx.checker.check_model(model)
         content = model.SerializeToString(deterministic=True)
     except IntegrityError:
@@ -83,10 +84,11 @@ def _export(module: Normalised, images: Pixels, path: Path, outputs: int) -> Non
         )
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
+    """Clear what tells of where a model was made. Raises IntegrityError on external data."""
     for field in ("producer_name", "producer_version", "domain", "doc_string", "metadata_props"):
         model.ClearField(field)
-    model.graph.name = "backbone"
+    model.graph.name = GRAPH
     for graph in [model.graph, *model.functions]:
         _strip_notes(graph)
     if any(tensor.external_data for tensor in model.graph.initializer):

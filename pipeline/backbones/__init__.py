@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, frozen
-from pipeline.backbones import checkpoint, pixels, random, timm, torchvision, weights
+from pipeline.backbones import checkpoint, onnx, pixels, random, timm, torchvision, weights
 from pipeline.backbones.source import Locate, Origin, Source
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
@@ -17,6 +17,7 @@ SOURCES: dict[str, Source] = {
     "torchvision": torchvision.SOURCE,
     "checkpoint": checkpoint.SOURCE,
     "random": random.SOURCE,
+    "onnx": onnx.SOURCE,
     "pixels": pixels.SOURCE,
 }
 

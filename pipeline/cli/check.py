@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline import backbones, heads
+from pipeline import backbones, features, heads
 from pipeline.dataset import problem_table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
+from pipeline.features import Offer
 from pipeline.formats import FORMATS, Listing, list_data
-from pipeline.params import Params
+from pipeline.params import CONTROL_SOURCES, BackboneParams, Params
 from pipeline.project import SAMPLE, Project, open_project
 
 LISTED = "artifacts/dataset/problems.csv, once prepare ran"
@@ -65,9 +66,19 @@ def check_scheduler(project: Project) -> None:
 
 
 def check_heads(project: Project) -> None:
-    """Raise ConfigurationError where an entry under heads is none that is known."""
+    """Raise ConfigurationError where an entry under heads is none that is known, or one of the run
+    asks for a layer or views that a backbone of the run does not have.
+    """
     for name, head in project.params.heads.items():
         heads.recipe(name, head)
+    for backbone in project.params.run.backbones:
+        given = _offer(backbone, project.backbone(backbone))
+        for name in project.params.run.heads:
+            features.sight(name, project.head(name), given)
+
+
+def _offer(name: str, entry: BackboneParams) -> Offer:
+    return Offer(name, tuple(entry.layers), entry.views, entry.source in CONTROL_SOURCES)
 
 
 def check_store(project: Project) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from pipeline import evaluation
+from pipeline import evaluation, heads
 from pipeline.cli import dvc
 from pipeline.dataset import problem_table, read_problems
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
@@ -22,6 +22,8 @@ def run() -> int:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro evaluate'") from None
     print(table)
+    if seen := list(_seen(project)):
+        print("", *seen, sep="\n")
     if old := _old(project):
         print(f"\n{old}")
     for lines in _left_out(project):
@@ -30,6 +32,18 @@ def run() -> int:
     if report.exists():
         print(f"\nreport: {report}")
     return 0
+
+
+def _seen(project: Project) -> Iterator[str]:
+    """What heads see of a backbone, a line each where it is not its first layer's clean view alone."""
+    for backbone in project.params.run.backbones:
+        folder = project.artifacts / "heads" / backbone
+        for name in project.params.run.heads:
+            if not (folder / f"{name}.json").exists():
+                continue
+            record = heads.load_record(folder, name)
+            said = [seen] if (seen := heads.seen(record)) else []
+            yield from (f"{backbone} / {name}: {text}" for text in (*said, *record.notes))
 
 
 def _left_out(project: Project) -> Iterator[list[str]]:

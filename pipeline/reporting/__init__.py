@@ -2,6 +2,8 @@
 
     records     what the artifacts say, checked
     scores      the headline, the table of heads and the plot of their test accuracy
+    layers      the plot of validation accuracy by layer
+    plots       accuracies and intervals -> places in a drawing
     mistakes    where the best head errs: classes, confusions, pictures
     pictures    an image -> a thumbnail that stands in the page
     provenance  data, backbones, and how heads were fitted
@@ -17,7 +19,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
-from pipeline.reporting import mistakes, problems, provenance, records, scores
+from pipeline.reporting import layers, mistakes, problems, provenance, records, scores
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -35,6 +37,7 @@ def write(
     run = records.read(artifacts, backbones, heads)
     context = {
         **scores.describe(run),
+        **layers.describe(run),
         **mistakes.describe(artifacts, root, run),
         **provenance.describe(artifacts, run),
         **problems.describe(artifacts, root, run),

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.dataset import Split
 from pipeline.reporting import digests
 from pipeline.reporting.records import Backbone, Head, Run
-from pipeline.reporting.wording import count, counted, figure, flat, options
+from pipeline.reporting.wording import ABSENT, count, counted, figure, flat, options
 
 CLASS_ROWS = 1000
 TALL_ROWS = 30
@@ -30,16 +30,18 @@ class Search:
 
 @dataclass(frozen=True)
 class Fit:
-    """How one head came to be. warnings: one sentence each."""
+    """How one head came to be. sees: layers and views; warnings, notes: one sentence each."""
 
     head: str
     backbone: str
     kind: str
+    sees: str
     choice: str
     search: Search | None
     rows: str
     converged: str
     warnings: list[str]
+    notes: list[str]
 
 
 def describe(artifacts: Path, run: Run) -> dict[str, Any]:
@@ -100,12 +102,21 @@ def _fit(head: Head) -> Fit:
         head=head.name,
         backbone=head.backbone,
         kind=head.kind,
+        sees=_sees(head),
         choice=options(head.choice),
         search=_search(head),
-        rows=" + ".join(f"{count(number)} {split}" for split, number in head.rows.items()),
+        rows=" + ".join(
+            f"{count(number)} {split}" for split, number in (head.images or head.rows).items()
+        ),
         converged="yes" if head.converged else "no",
         warnings=warnings,
+        notes=head.notes,
     )
+
+
+def _sees(head: Head) -> str:
+    views = f", {counted(head.views + 1, 'view')}" if head.views else ""
+    return (" + ".join(head.layers) or ABSENT) + views
 
 
 def _search(head: Head) -> Search | None:

@@ -5,12 +5,15 @@ come with them: the report is part of every swap of a head and must start at onc
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import IntegrityError
 from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
+
+_LATER = ("images", "layers", "views", "by_layer", "notes")
+"""Keys of a head's record that older ones have not."""
 
 Figures = dict[str, Any]
 """One head on one split, as in metrics.json: a metric's name -> its value, <name>_ci95 and n."""
@@ -39,7 +42,8 @@ class Backbone:
 class Head:
     """What <h>.json and metrics.json say of one head on one backbone.
 
-    sha256: of the joblib; val, test: its figures, None where the split has no image.
+    sha256: of the joblib; val, test: its figures, None where the split has no image; from `images`
+    on: see `pipeline.heads`, empty in older files.
     """
 
     backbone: str
@@ -55,6 +59,11 @@ class Head:
     control: bool
     val: Figures | None
     test: Figures | None
+    images: dict[str, int] = field(default_factory=dict)
+    layers: list[str] = field(default_factory=list)
+    views: int = 0
+    by_layer: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) 
         val=scored.get("val"),
         test=scored.get("test"),
         **{name: record[name] for name in names},
+        **{name: record[name] for name in _LATER if name in record},
     )
 
 

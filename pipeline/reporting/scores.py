@@ -1,16 +1,11 @@
 """How good each head is: the headline, the table of heads, and their test accuracy as a plot."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.reporting.records import Head, Run
+from pipeline.reporting.plots import Plot, Point, plot
+from pipeline.reporting.records import Figures, Head, Run
 from pipeline.reporting.wording import count, counted, figure, interval, percent
-
-ROW = 44
-"""Height of the plot's rows, in CSS pixels; report.html has the same."""
-TICK_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-MOST_TICKS = 6
 
 
 @dataclass(frozen=True)
@@ -31,35 +26,6 @@ class Row:
     best: bool
     control: bool
     figures: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A line of the plot. x, low, high: where they lie, in percent of the width.
-
-    beyond: "left" or "right" where a control lies outside the axis, else empty.
-    """
-
-    head: str
-    backbone: str
-    best: bool
-    control: bool
-    y: int
-    x: str
-    low: str
-    high: str
-    beyond: str
-    value: str
-    hint: str
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Test accuracy with 95 % intervals. ticks: (x in percent, text); height: CSS pixels."""
-
-    dots: list[Dot]
-    ticks: list[tuple[str, str]]
-    height: int
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -143,47 +109,16 @@ def _figure(figures: dict[str, Any], name: str) -> tuple[str, str]:
 
 
 def _plot(run: Run) -> Plot | None:
-    heads = [head for head in run.heads if head.test]
-    if not heads:
-        return None
-    ticks = _ticks([head for head in heads if not head.control] or heads)
-    dots = [_dot(head, row, ticks, head is run.best) for row, head in enumerate(heads)]
-    digits = 3 if ticks[1] - ticks[0] < 0.01 else 2
-    places = [(_percent(tick, ticks), f"{tick:.{digits}f}") for tick in ticks]
-    return Plot(dots, places, ROW * len(heads))
+    return plot([_point(head, head.test, head is run.best) for head in run.heads if head.test])
 
 
-def _ticks(heads: list[Head]) -> list[float]:
-    """Round values from below the lowest interval to above the highest."""
-    bounds = [bound for head in heads for bound in (head.test or {})["accuracy_ci95"]]
-    low, high = min(bounds), max(bounds)
-    for step in TICK_STEPS:
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        last = max(last, first + 1)
-        if last - first < MOST_TICKS:
-            break
-    return [tick * step for tick in range(first, last + 1)]
-
-
-def _dot(head: Head, row: int, ticks: list[float], best: bool) -> Dot:
-    test = head.test or {}
-    value, (low, high) = test["accuracy"], test["accuracy_ci95"]
-    beyond = "left" if value < ticks[0] else "right" if value > ticks[-1] else ""
-    return Dot(
-        head=head.name,
-        backbone=head.backbone,
+def _point(head: Head, test: Figures, best: bool) -> Point:
+    return Point(
+        name=head.name,
+        under=head.backbone,
+        hint=f"{head.name} on {head.backbone}",
+        accuracy=test["accuracy"],
+        bounds=test["accuracy_ci95"],
         best=best,
         control=head.control,
-        y=ROW * row + ROW // 2,
-        x=_percent(value, ticks),
-        low=_percent(low, ticks),
-        high=_percent(high, ticks),
-        beyond=beyond,
-        value=figure(value),
-        hint=f"{head.name} on {head.backbone}: {figure(value)}, {interval([low, high])}",
     )
-
-
-def _percent(value: float, ticks: list[float]) -> str:
-    share = (value - ticks[0]) / (ticks[-1] - ticks[0])
-    return f"{100 * min(1.0, max(0.0, share)):.2f}%"
