@@ -366,7 +366,9 @@ def test_load__older_record_without_layers__is_read(freeze, tmp_path):
 
 
 def test_freeze__crop_that_the_network_cannot_take__is_one_line(tmp_path):
-    given = BackboneParams(source="random", model="timm/test_vit", preprocessing=SMALL_PARAMS)
+    given = BackboneParams(
+        source="random", model="timm/vit_tiny_patch16_224", preprocessing=SMALL_PARAMS
+    )
     with pytest.raises(ConfigurationError) as error:
         freezing.freeze("b", given, tmp_path / "b", locate=Path)
     said = str(error.value)
