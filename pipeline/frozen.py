@@ -77,6 +77,11 @@ class FrozenBackbone:
         return tuple(layer.tap for layer in self.layers)
 
     @property
+    def dims(self) -> tuple[int, ...]:
+        """Lengths of their vectors."""
+        return (self.dim, *(layer.dim for layer in self.layers[1:]))
+
+    @property
     def model(self) -> Path:
         """The model file."""
         return self.folder / self.file

@@ -175,7 +175,7 @@ def _probes(
 ) -> dict[Output, Vectors]:
     """What each output makes of the probe's images, (K, D) float32."""
     made = tuned.probe
-    dim = sum(one.dim for one in {one.number: one for one in outputs}.values())
+    dim = sum(backbone.dims[number] for number in layers_of(outputs))
     if made.shape[1] != dim:
         raise IntegrityError(
             f"{backbone.folder}: dim is {dim}, but its vectors have {made.shape[1]} values; "
@@ -183,7 +183,7 @@ def _probes(
         )
     if views != CLEAN:
         made = tuned.runtime.embed(frozen.probe_pixels(backbone.preprocessing, views))
-    return separated(made, outputs, views)
+    return separated(made, outputs, views, backbone.dims)
 
 
 def stop() -> None:

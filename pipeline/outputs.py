@@ -43,8 +43,9 @@ OF_LAYER = ("layer", "pooling", "jointly")
 class Output:
     """One vector an image. fields: what the fingerprint is made of.
 
-    dataset: its place in the tracked file; number: which of the model's outputs; view: 0, the clean one, or the
-    number of an augmented one; dim: length.
+    dataset: its place in the tracked file; number: which of the model's outputs; view: 0, the
+    clean one, or the number of an augmented one; dim: length; beside: numbers of the model's
+    outputs that have to be made with it, or it has other bits.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class Output:
     view: int
     dim: int
     fields: dict[str, Any]
+    beside: tuple[int, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -80,6 +82,7 @@ def outputs(
     its `pixel_probe` and `view`.
     """
     shared = {name: value for name, value in fields.items() if name not in OF_LAYER}
+    numbers = {layer.tap.name: number for number, layer in enumerate(layers)}
     clean = [
         Output(
             dataset_of(layer.tap.name, 0, first=not number),
@@ -87,6 +90,7 @@ def outputs(
             0,
             layer.dim,
             {**shared, **layer.fields} if number else dict(fields),
+            tuple(numbers[name] for name in layer.jointly),
         )
         for number, layer in enumerate(layers)
     ]
@@ -97,6 +101,7 @@ def outputs(
             int(view["view"]["number"]),
             one.dim,
             {**{key: value for key, value in one.fields.items() if key != "tta"}, **view},
+            one.beside,
         )
         for view in views
         for one in clean
@@ -117,21 +122,20 @@ def views_of(wanted: Sequence[Output]) -> Views:
 
 
 def layers_of(wanted: Sequence[Output]) -> tuple[int, ...]:
-    """The numbers of the layers that some outputs need, sorted."""
-    return tuple(sorted({one.number for one in wanted}))
+    """The numbers of the layers that are made for some outputs, sorted."""
+    return tuple(sorted({number for one in wanted for number in (one.number, *one.beside)}))
 
 
 def separated(
-    made: npt.NDArray[np.float32], wanted: Sequence[Output], views: Views
+    made: npt.NDArray[np.float32], wanted: Sequence[Output], views: Views, dims: Sequence[int]
 ) -> dict[Output, npt.NDArray[np.float32]]:
     """By output, (N, D_i) float32, of what a runtime makes.
 
-    made: (N * V, D), the views of an image together, their layers (see `layers_of`) side by side.
+    made: (N * V, D), the views of an image together, their layers (see `layers_of`) side by side;
+    dims: lengths of all the model's layers.
     """
-    dims = {one.number: one.dim for one in wanted}
-    ends = dict(
-        zip(sorted(dims), np.cumsum([dims[number] for number in sorted(dims)]), strict=True)
-    )
+    layers = layers_of(wanted)
+    ends = dict(zip(layers, np.cumsum([dims[number] for number in layers]), strict=True))
     by_view = made.reshape(-1, len(views), made.shape[1])
     found = {}
     for one in wanted:

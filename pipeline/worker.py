@@ -112,7 +112,8 @@ def _embedded(shard: Shard, loaded: Loaded) -> ShardResult:
             begun = time.perf_counter()
             with loaded.busy:
                 embedded = loaded.tuned.runtime.embed(batch.pixels)
-            for output, made in separated(embedded, loaded.outputs, loaded.views).items():
+            dims = loaded.backbone.dims
+            for output, made in separated(embedded, loaded.outputs, loaded.views, dims).items():
                 vectors[output].append(_stored(made, loaded.backbone, batch.sha256))
             names += batch.sha256
             seconds["forward"] += time.perf_counter() - begun

@@ -121,6 +121,23 @@ def test_freeze__layer_that_keeps_onnxruntime_from_fusing__is_told_in_the_finger
     assert with_two.outputs[0].fingerprint == several.outputs[1].fingerprint
 
 
+def test_freeze__same_fingerprint__means_the_same_bits_from_another_file(tmp_path):
+    """What is told of shapes in a file decides what onnxruntime fuses: a part of it must tell it too."""
+    found = []
+    for number, layers in enumerate(
+        (["penultimate"], ["penultimate", "blocks.0"], ["penultimate", "blocks.5"])
+    ):
+        given = BackboneParams(source="random", model="timm/test_vit", layers=layers)
+        freezing.freeze("b", given, tmp_path / str(number), locate=Path)
+        found.append(frozen.load(tmp_path / str(number)))
+    probe = frozen.probe_pixels(found[0].preprocessing)
+    first, *others = (runtimes.load(one, device="cpu").embed(probe).tobytes() for one in found)
+    for made, backbone in zip(others, found[1:], strict=True):
+        first_alone = not backbone.layers[0].jointly
+        assert (backbone.fingerprint == found[0].fingerprint) == first_alone
+        assert made == first
+
+
 def test_freeze__layers_beside_each_other__change_no_fingerprint_and_no_bit(freeze):
     alone, several = frozen.load(freeze()), frozen.load(freeze(layers=SEVERAL[:3]))
     assert several.fingerprint == alone.fingerprint
@@ -382,3 +399,16 @@ def test_freeze__more_layers_and_views_than_a_file_can_name__is_refused(weights,
     given = entry(weights, layers=["penultimate", "layer2", "layer3"], views=90)
     with pytest.raises(ConfigurationError, match="3 layers in 91 views are more than 200 vectors"):
         freezing.freeze("b", given, tmp_path / "b", locate=Path)
+
+
+def test_extract__one_layer_lost_that_is_made_jointly__is_made_so_again(freeze, project):
+    """By the others' side it has other bits than by itself, and its fingerprint says which."""
+    places = project(freeze(layers=SEVERAL))
+    run(places)
+    before = places.embeddings.read_bytes()
+    first = frozen.load(places.backbone).outputs[0]
+    assert first.fields["jointly"]
+    for shard in (places.store / first.fingerprint).glob("*.h5"):
+        shard.unlink()
+    assert counts(run(places)) == (12, 12, 0, 0)
+    assert places.embeddings.read_bytes() == before

@@ -117,7 +117,11 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def prune(graph: onnx.GraphProto, wanted: Iterable[str]) -> None:
-    """Delete the nodes and initializers that the wanted tensors do not need, and all notes on shapes."""
+    """Delete the nodes and initializers that the wanted tensors do not need, and what is told of them.
+
+    Shapes that are told of tensors which stay are kept: onnxruntime fuses by them, and what it
+    fuses has other bits.
+    """
     needed = set(wanted)
     kept = []
     for node in reversed(graph.node):
@@ -128,8 +132,8 @@ def prune(graph: onnx.GraphProto, wanted: Iterable[str]) -> None:
     del graph.node[:]
     graph.node.extend(kept)
     _keep(graph.initializer, needed)
-    for field in ("value_info", "quantization_annotation"):
-        graph.ClearField(field)
+    _keep(graph.value_info, {name for node in graph.node for name in node.output})
+    graph.ClearField("quantization_annotation")
 
 
 def part(model: onnx.ModelProto, outputs: Sequence[int]) -> bytes:
@@ -149,10 +153,10 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     return copied
 
 
-def _keep(tensors: Any, needed: Collection[str]) -> None:
-    for number in reversed(range(len(tensors))):
-        if tensors[number].name not in needed:
-            del tensors[number]
+def _keep(named: Any, needed: Collection[str]) -> None:
+    for number in reversed(range(len(named))):
+        if named[number].name not in needed:
+            del named[number]
 
 
 def digest(model: onnx.ModelProto) -> str:
