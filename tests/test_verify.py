@@ -108,6 +108,24 @@ def test_verify__rotated_photo__differs_by_the_rule_and_holds(given, folder):
     assert found.images == 6
 
 
+def test_verify__plain_photo_decoded_otherwise__does_not_hold(given, folder, monkeypatch):
+    real = verifying.images.opened
+    monkeypatch.setattr(verifying.images, "opened", lambda content: real(content).rotate(180))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    both = {"up.jpg": noisy_photo(exif=exif), "plain.jpg": noisy_photo()}
+    found = verified(given, folder, both)
+    assert not found.holds
+    assert (found.steps[0].differing, found.steps[0].expected) == (1, 0)
+    assert found.steps[0].named == ["plain.jpg"]
+
+
+def test_verify__averaged_crops__says_that_the_centre_alone_is_compared(given, tmp_path):
+    averaged = given.model_copy(update={"tta": "flip"})
+    freezing.freeze("b", averaged, tmp_path / "b", locate=Path)
+    assert verified(averaged, tmp_path / "b").tta == "flip"
+
+
 def test_verify__own_preprocessing__is_not_compared_and_said_so(given, tmp_path):
     own = {"resize": 40, "crop": 32, "interpolation": "bicubic"}
     recipe = {**own, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -150,6 +168,17 @@ def test_run__folder_of_photos__prints_each_step_and_what_was_left_out(project, 
     assert verify.run("b", ["photos/1"], most=1, as_json=True) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["images"], told["holds"], told["steps"][0]["name"]) == (1, True, "decode")
+
+
+def test_run__photo_of_another_size_to_pillow__is_json_all_the_same(project, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (project / "photos" / "up.jpg").write_bytes(noisy_photo(exif=exif))
+    assert verify.run("b", ["photos/up.jpg"], most=1, as_json=True) == 0
+    step = json.loads(capsys.readouterr().out)["steps"][0]
+    assert (step["largest"], step["expected"], step["holds"]) == (None, 1, True)
+    assert verify.run("b", ["photos/up.jpg"], most=1) == 0
+    assert "another size" in capsys.readouterr().out
 
 
 def test_run__model_file_of_other_weights__exits_with_the_step(project, tmp_path):

@@ -6,6 +6,7 @@ library computes it, and its classifier.
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline import backbones, frozen, images, runtimes
 from pipeline.backbones.network import TorchNetwork
@@ -30,6 +31,9 @@ AT_ONCE = 16
 ROUNDING = 0.51
 """Levels of 0..255 that rounding to whole ones may take, beside what float32 does."""
 
+_OPAQUE = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
+"""Pillow's modes of 8 bits without alpha."""
+
 Photos = Iterable[tuple[str, bytes]]
 
 
@@ -38,27 +42,30 @@ class Step:
     """One step, on the same input for both. unit: of `largest`.
 
     differing: images of which it makes something else than the origin, the first few `named`;
-    largest: difference; expected: whether a difference is a choice of ours, told in docs/images.md.
+    largest: difference, infinite where it has another size; expected: of the images that differ,
+    those of a kind for which docs/images.md has a rule of ours; they are named last.
     """
 
     name: str
     unit: str
-    expected: bool = False
+    expected: int = 0
     differing: int = 0
     largest: float = 0.0
     named: list[str] = field(default_factory=list)
 
-    def see(self, image: str, difference: float, *, most: float) -> None:
+    def see(self, image: str, difference: float, *, most: float, by_rule: bool = False) -> None:
         """Count an image. most: up to which difference it is the same."""
         self.largest = max(self.largest, difference)
         if not difference <= most:
+            place = len(self.named) if by_rule else self.differing - self.expected
+            self.named = [*self.named[:place], image, *self.named[place:]][:3]
             self.differing += 1
-            self.named = [*self.named, image][:3]
+            self.expected += by_rule
 
     @property
     def holds(self) -> bool:
         """Whether nothing differs that should not."""
-        return not self.differing or self.expected
+        return self.differing == self.expected
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Verified:
 
     whole: the vectors as they are stored against the origin's own, from the file on; top1: of how many images
     the origin's classifier says the same of both, None where it has none; own_recipe: params.yaml
-    replaces the maker's preprocessing, which is then not compared.
+    replaces the maker's preprocessing, which is then not compared; tta: the cached vectors are means
+    over these crops, of which the first, the centre, is compared.
     """
 
     images: int
@@ -77,6 +85,7 @@ class Verified:
     max_abs: float
     top1: int | None
     own_recipe: bool
+    tta: str | None = None
 
     @property
     def holds(self) -> bool:
@@ -109,7 +118,7 @@ def verify(
     pretrained = backbones.check(name, entry).load(entry, f"params.yaml: backbones.{name}", locate)
     layers = range(len(backbone.layers))
     both = _Both(pretrained, backbone, runtimes.load(backbone, device="cpu", layers=layers))
-    decode = Step("decode", "levels", expected=True)
+    decode = Step("decode", "levels")
     resize = Step("resize and crop", "levels")
     network = Step("network", "of RMS")
     storage = Step(f"stored as {backbone.storage}", "of RMS")
@@ -158,16 +167,25 @@ def _compared(
     """The maker's own tensor of an image, after the steps to it were compared with ours."""
     transform = both.pretrained.transform
     mine = images.opened(content)
-    try:
-        theirs = Image.open(io.BytesIO(content)).convert("RGB")
-    except Exception:  # noqa: BLE001 - what we read and Pillow's plain way does not
-        theirs = None
-    decode.see(name, _pixel_difference(mine, theirs), most=0)
+    theirs, by_rule = None, True
+    with suppress(Exception):  # what we read and Pillow's plain way does not
+        opened = Image.open(io.BytesIO(content))
+        theirs, by_rule = opened.convert("RGB"), _has_rule(opened)
+    decode.see(name, _pixel_difference(mine, theirs), most=0, by_rule=by_rule)
     levels = _levels(transform(mine), both.recipe)  # type: ignore[misc]
     same = levels.shape == crop.shape
     resize.see(name, _most(levels - crop.astype(np.float64)) if same else np.inf, most=ROUNDING)
     tensor: torch.Tensor = transform(mine if theirs is None else theirs)  # type: ignore[misc]
     return tensor
+
+
+def _has_rule(image: Image.Image) -> bool:
+    """Whether docs/images.md has a rule for such a file that Pillow's plain way does not have."""
+    upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    one = not getattr(image, "is_animated", False)
+    opaque = image.mode in _OPAQUE and "transparency" not in image.info
+    whole = image.format != "TIFF" and (image.format != "BMP" or image.mode == "RGB")
+    return not (upright and one and opaque and whole)
 
 
 def _pixel_difference(mine: Image.Image, theirs: Image.Image | None) -> float:
@@ -247,6 +265,7 @@ def _summary(
         max_abs=float(np.abs(made - origin).max()),
         top1=_agreeing(both, made, origin),
         own_recipe=both.pretrained.transform is None,
+        tta=both.backbone.fields.get("tta"),
     )
 
 

@@ -1,5 +1,6 @@
 """`headstart backbones verify`: frozen against original, on the user's own images, step by step."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -90,9 +91,11 @@ def _as_text(name: str, found: Verified) -> str:
     rows = [("step", "images that differ", "largest difference", "")]
     for step in found.steps:
         largest = f"{step.largest:.2g} {step.unit}" if step.largest else "none"
+        largest = largest if math.isfinite(step.largest) else "another size"
         note = f"such as {step.named[0]}" if step.named else ""
-        if step.differing and step.expected:
-            note += "; by the rule of docs/images.md"
+        if step.expected:
+            which = "" if step.expected == step.differing else f"{step.expected} of them "
+            note += f"; {which}by the rules of docs/images.md"
         rows.append((step.name, f"{step.differing} of {found.images}", largest, note))
     lines = [
         f"{name}: {counted(found.images, 'image')} through its maker's code and through the frozen file",
@@ -107,12 +110,22 @@ def _as_text(name: str, found: Verified) -> str:
     )
     if found.top1 is not None:
         lines.append(f"the original classifier's top-1 agrees on {found.top1} of {found.images}")
+    if found.tta:
+        lines.append(f"of the crops that {found.tta} averages, the centre alone was compared")
     lines += [f"left out: {image}: {reason}" for image, reason in found.failed]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _as_json(name: str, found: Verified) -> str:
-    steps: list[dict[str, Any]] = [{**asdict(step), "holds": step.holds} for step in found.steps]
+    steps: list[dict[str, Any]] = [
+        {**asdict(step), "largest": _finite(step.largest), "holds": step.holds}
+        for step in found.steps
+    ]
     return files.json_text(
         {"backbone": name, **asdict(found), "steps": steps, "holds": found.holds}
     )
+
+
+def _finite(value: float) -> float | None:
+    """What JSON can say of a difference; None for another size."""
+    return value if math.isfinite(value) else None
