@@ -16,14 +16,16 @@ class Parts:
     """A model that nobody trained. body: all of it but the classifier, in eval mode.
 
     classifier: name of its last Linear in the whole model, empty where it has none; dim: what
-    that takes in; others: first names of the tensors that are not the body's; config: timm's, of
-    the model's weights; of a detector `mean` and `std`.
+    that takes in; of_classifier: how many parameters that has, None where it has none; others:
+    first names of the tensors that are not the body's; config: timm's, of the model's weights; of a
+    detector `mean` and `std`.
     """
 
     body: torch.nn.Module
     others: frozenset[str]
     classifier: str = ""
     dim: int = 0
+    of_classifier: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -71,7 +73,8 @@ def _apart(
     called = next((name for name, module in modules.items() if module is last), "")
     if not called or not isinstance(last, torch.nn.Linear):
         return Parts(body.eval(), others, config=config)
-    return Parts(body.eval(), others, called, last.in_features, config)
+    count = sum(one.numel() for one in last.parameters())
+    return Parts(body.eval(), others, called, last.in_features, count, config)
 
 
 def _first(names: Any) -> frozenset[str]:
