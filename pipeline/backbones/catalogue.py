@@ -81,10 +81,14 @@ def names(pattern: str = "") -> list[str]:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern such as `*resnet*` fits a name; one without *, ? and [ may be a part of it."""
+    """Whether a pattern such as `resnet*` fits a name, or that after its library.
+
+    One without *, ? and [ may be any part of it.
+    """
     text, wanted = name.lower(), pattern.lower()
     if any(sign in wanted for sign in "*?["):
-        return fnmatch.fnmatchcase(text, wanted)
+        either = (text, text.partition("/")[2])
+        return any(fnmatch.fnmatchcase(one, wanted) for one in either)
     return wanted in text
 
 
