@@ -8,6 +8,7 @@ process of its own under a limit of time and memory; the weights are random and 
 import argparse
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import time
@@ -158,7 +159,8 @@ def outcome(name: str, limit: Limit) -> Outcome:
 def _short(why: str, name: str) -> str:
     """One line without what every message of ours begins and ends with."""
     text = " ".join(why.split()).removeprefix(f"{name}: ").removeprefix(f"{name}.")
-    return text.removesuffix("; write runtime: torch").removeprefix("runtime: ")[:300]
+    inner = re.fullmatch(r"runtime: onnx does not do for it \((.*)\); write runtime: torch", text)
+    return (inner[1] if inner else text)[:300]
 
 
 def watched(command: Sequence[str], limit: Limit) -> str:

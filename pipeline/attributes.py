@@ -1,8 +1,8 @@
 """What the tracked embeddings file says of itself: its root attributes.
 
 format_version, fingerprint, backbone, dim; fingerprint_fields, field_sha256 (of each field),
-outputs (dataset, layer, view, dim and fingerprint of each) and sha256 (of each dataset) as sorted
-JSON.
+outputs (dataset, layer, view, dim and fingerprint of each), contract (see `frozen.contract`) and
+sha256 (of each dataset) as sorted JSON.
 """
 
 import json
@@ -29,6 +29,7 @@ def of(backbone: FrozenBackbone, digests: dict[str, str]) -> Attributes:
         "fingerprint_fields": json.dumps(backbone.fields, sort_keys=True),
         "field_sha256": json.dumps(frozen.digests(backbone.fields), sort_keys=True),
         "outputs": json.dumps([_said(backbone, one) for one in backbone.outputs], sort_keys=True),
+        "contract": json.dumps(frozen.contract(backbone.fields), sort_keys=True),
         "sha256": json.dumps(digests, sort_keys=True),
     }
 
@@ -56,6 +57,7 @@ def read(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
             "field_sha256": dict(
                 json.loads(stored.get("field_sha256", "{}"))
             ),  # older files have none
+            "contract": dict(json.loads(stored.get("contract", "{}"))),
             "sha256": dict(json.loads(stored["sha256"])),
         }
         attributes["outputs"] = _outputs(attributes, stored)

@@ -100,6 +100,25 @@ class Drift:
     relative: float
 
 
+def contract(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """How alike vectors of one fingerprint are: what is kept with them, and docs/numerics.md tells.
+
+    least_cosine and most_relative bound the drift of the probe's vectors between machines; within
+    a CPU of one type and equal versions there is none.
+    """
+    least, most = TOLERANCE[str(fields["precision"])]
+    return {
+        "batch_size": "bits",
+        "neighbours": "bits",
+        "threads": "bits",
+        "workers": "bits",
+        "processor": {"least_cosine": least, "most_relative": most},
+        "device": {"least_cosine": least, "most_relative": most},
+        "precision": str(fields["precision"]),
+        "storage": str(fields["storage"]),
+    }
+
+
 def preprocessing_of(fields: dict[str, Any]) -> Preprocessing:
     """The recipe that a fingerprint's fields carry."""
     recipe = dict(fields["preprocessing"])

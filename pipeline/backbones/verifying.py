@@ -1,0 +1,260 @@
+"""A frozen backbone against its origin on a user's own images, step by step and as a whole.
+
+The origin is the maker's own: Pillow's RGB, the transform that belongs to the weights, the network as its
+library computes it, and its classifier.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from pipeline import backbones, frozen, images, runtimes
+from pipeline.backbones.network import TorchNetwork
+from pipeline.backbones.source import Locate, Pretrained
+from pipeline.errors import ImageError, InputError
+from pipeline.frozen import TOLERANCE, Drift, FrozenBackbone, Vectors
+from pipeline.images import Pixels, Preprocessing
+from pipeline.params import BackboneParams
+from pipeline.runtimes import Runtime
+
+AT_ONCE = 16
+"""Images at a time."""
+
+ROUNDING = 0.51
+"""Levels of 0..255 that rounding to whole ones may take, beside what float32 does."""
+
+Photos = Iterable[tuple[str, bytes]]
+
+
+@dataclass
+class Step:
+    """One step, on the same input for both. unit: of `largest`.
+
+    differing: images of which it makes something else than the origin, the first few `named`;
+    largest: difference; expected: whether a difference is a choice of ours, told in docs/images.md.
+    """
+
+    name: str
+    unit: str
+    expected: bool = False
+    differing: int = 0
+    largest: float = 0.0
+    named: list[str] = field(default_factory=list)
+
+    def see(self, image: str, difference: float, *, most: float) -> None:
+        """Count an image. most: up to which difference it is the same."""
+        self.largest = max(self.largest, difference)
+        if not difference <= most:
+            self.differing += 1
+            self.named = [*self.named, image][:3]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing differs that should not."""
+        return not self.differing or self.expected
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What came of it. failed: images that cannot be decoded, with the reason.
+
+    whole: the vectors as they are stored against the origin's own, from the file on; top1: of how many images
+    the origin's classifier says the same of both, None where it has none; own_recipe: params.yaml
+    replaces the maker's preprocessing, which is then not compared.
+    """
+
+    images: int
+    failed: tuple[tuple[str, str], ...]
+    steps: tuple[Step, ...]
+    whole: Drift
+    max_abs: float
+    top1: int | None
+    own_recipe: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether every step does."""
+        return all(step.holds for step in self.steps)
+
+
+@dataclass(frozen=True)
+class _Both:
+    """Origin and frozen file, loaded."""
+
+    pretrained: Pretrained
+    backbone: FrozenBackbone
+    runtime: Runtime
+
+    @property
+    def recipe(self) -> Preprocessing:
+        return self.backbone.preprocessing
+
+
+def verify(
+    name: str, entry: BackboneParams, folder: Path, photos: Photos, *, locate: Locate
+) -> Verified:
+    """Compare on encoded images, (name, bytes). folder: of the frozen backbone.
+
+    Raises what the source raises where the original weights are not at hand, IntegrityError where
+    the folder is damaged, and InputError where no image can be decoded.
+    """
+    backbone = frozen.load(folder)
+    pretrained = backbones.check(name, entry).load(entry, f"params.yaml: backbones.{name}", locate)
+    layers = range(len(backbone.layers))
+    both = _Both(pretrained, backbone, runtimes.load(backbone, device="cpu", layers=layers))
+    decode = Step("decode", "levels", expected=True)
+    resize = Step("resize and crop", "levels")
+    network = Step("network", "of RMS")
+    storage = Step(f"stored as {backbone.storage}", "of RMS")
+    failed = list[tuple[str, str]]()
+    ours, theirs = list[Vectors](), list[Vectors]()
+    for batch in _batches(_decoded(photos, both, decode, resize, failed)):
+        made, origin = _vectors(both, batch, network, storage)
+        ours.append(made)
+        theirs.append(origin)
+    if not ours:
+        image, reason = failed[0] if failed else ("", "none was given")
+        raise InputError(f"no image to compare on: {image}: {reason}; give photos")
+    compared = pretrained.transform is not None
+    steps = (decode, resize, network, storage) if compared else (network, storage)
+    return _summary(both, steps, failed, ours, theirs)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image in both ways. crop: ours, (crop, crop, 3) uint8; given: the maker's tensor."""
+
+    name: str
+    crop: Pixels
+    given: torch.Tensor | None
+
+
+def _decoded(
+    photos: Photos, both: _Both, decode: Step, resize: Step, failed: list[tuple[str, str]]
+) -> Iterator[_Seen]:
+    for name, content in photos:
+        try:
+            crop = images.preprocess(content, both.recipe)
+            given = None
+            if both.pretrained.transform is not None:
+                given = _compared(name, content, crop, both, decode, resize)
+            yield _Seen(name, crop, given)
+        except ImageError as error:
+            failed.append(
+                (name, f"{error.reason} ({error.detail})" if error.detail else error.reason)
+            )
+
+
+def _compared(
+    name: str, content: bytes, crop: Pixels, both: _Both, decode: Step, resize: Step
+) -> torch.Tensor:
+    """The maker's own tensor of an image, after the steps to it were compared with ours."""
+    transform = both.pretrained.transform
+    mine = images.opened(content)
+    try:
+        theirs = Image.open(io.BytesIO(content)).convert("RGB")
+    except Exception:  # noqa: BLE001 - what we read and Pillow's plain way does not
+        theirs = None
+    decode.see(name, _pixel_difference(mine, theirs), most=0)
+    levels = _levels(transform(mine), both.recipe)  # type: ignore[misc]
+    same = levels.shape == crop.shape
+    resize.see(name, _most(levels - crop.astype(np.float64)) if same else np.inf, most=ROUNDING)
+    tensor: torch.Tensor = transform(mine if theirs is None else theirs)  # type: ignore[misc]
+    return tensor
+
+
+def _pixel_difference(mine: Image.Image, theirs: Image.Image | None) -> float:
+    if theirs is None or mine.size != theirs.size:
+        return float(np.inf)
+    return _most(np.asarray(mine).astype(np.int16) - np.asarray(theirs).astype(np.int16))
+
+
+def _most(difference: npt.NDArray[Any]) -> float:
+    return float(np.abs(difference).max(initial=0))
+
+
+def _levels(tensor: torch.Tensor, recipe: Preprocessing) -> npt.NDArray[np.float64]:
+    """A normalised tensor (3, H, W) as pixels (H, W, 3) in 0..255."""
+    values = tensor.permute(1, 2, 0).numpy().astype(np.float64)
+    levels: npt.NDArray[np.float64] = (values * np.array(recipe.std) + np.array(recipe.mean)) * 255
+    return levels
+
+
+def _batches(seen: Iterator[_Seen]) -> Iterator[list[_Seen]]:
+    batch = list[_Seen]()
+    for one in seen:
+        batch.append(one)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _vectors(
+    both: _Both, batch: list[_Seen], network: Step, storage: Step
+) -> tuple[Vectors, Vectors]:
+    """Stored vectors of the first layer, and the origin's from its own tensors; (N, D) each."""
+    crops = np.stack([one.crop for one in batch])
+    origin = both.pretrained.network.embed(crops, both.recipe, both.backbone.taps)
+    ends = np.cumsum([layer.dim for layer in both.backbone.layers])
+    frozen_ones = np.split(both.runtime.embed(crops), ends[:-1], axis=1)
+    _, most = TOLERANCE[str(both.backbone.fields["precision"])]
+    for tap, then, now in zip(both.backbone.taps, origin, frozen_ones, strict=True):
+        at = "" if len(origin) == 1 else f" at {tap.name}"
+        _see(network, [one.name + at for one in batch], then, now, most)
+    stored = frozen_ones[0].astype(both.backbone.storage).astype(np.float32)
+    _, coarse = TOLERANCE["float16" if both.backbone.storage == "float16" else "float32"]
+    _see(storage, [one.name for one in batch], frozen_ones[0], stored, coarse)
+    return stored, _from_tensors(both, batch, origin[0])
+
+
+def _see(step: Step, names: Sequence[str], then: Vectors, now: Vectors, most: float) -> None:
+    rms = float(np.sqrt((then.astype(np.float64) ** 2).mean())) or 1.0
+    for name, difference in zip(names, np.abs(now - then).max(axis=1) / rms, strict=True):
+        step.see(name, float(difference), most=most)
+
+
+def _from_tensors(both: _Both, batch: list[_Seen], otherwise: Vectors) -> Vectors:
+    """What the origin makes of the maker's own tensors; of our crops where it has no transform."""
+    network, tap = both.pretrained.network, both.backbone.taps[0]
+    given = [one.given for one in batch if one.given is not None]
+    if not given or not isinstance(network, TorchNetwork):
+        return otherwise
+    return network.run(torch.stack(given), tap)
+
+
+def _summary(
+    both: _Both,
+    steps: tuple[Step, ...],
+    failed: list[tuple[str, str]],
+    ours: list[Vectors],
+    theirs: list[Vectors],
+) -> Verified:
+    made, origin = np.concatenate(ours), np.concatenate(theirs)
+    return Verified(
+        images=len(made),
+        failed=tuple(failed),
+        steps=steps,
+        whole=frozen.drift(made, origin),
+        max_abs=float(np.abs(made - origin).max()),
+        top1=_agreeing(both, made, origin),
+        own_recipe=both.pretrained.transform is None,
+    )
+
+
+def _agreeing(both: _Both, made: Vectors, origin: Vectors) -> int | None:
+    """Of how many images the original classifier says the same; it takes the penultimate layer."""
+    classifier: Callable[[torch.Tensor], torch.Tensor] | None = both.pretrained.classifier
+    if classifier is None or both.backbone.taps[0].layer != "penultimate":
+        return None
+    with torch.inference_mode():
+        first, second = (classifier(torch.from_numpy(each)).argmax(1) for each in (made, origin))
+    return int((first == second).sum())
