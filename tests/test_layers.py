@@ -16,13 +16,14 @@ from pipeline.backbones import freezing
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing, preprocess
 from pipeline.images.views import CLEAN, Views, render
-from pipeline.params import BackboneParams
+from pipeline.params import BackboneParams, PreprocessingParams
 from pipeline.taps import Layer, Tap
 from tests.test_extraction import counts, photos, places_in, run, write_photos
 from tests.test_freezing_torch import entry, weights_file
 
 AT = "params.yaml: backbones.b"
 SMALL = {"resize": 48, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+SMALL_PARAMS = PreprocessingParams.model_validate(SMALL)
 RECIPE = Preprocessing(48, 32, "bicubic", (0.5,) * 3, (0.25,) * 3)
 SEVERAL = ["penultimate", "layer2", "layer3@max", "layer4.0.conv1"]
 
@@ -362,3 +363,22 @@ def test_load__older_record_without_layers__is_read(freeze, tmp_path):
     whole = frozen.load(folder)
     edit_record(folder, lambda record: [record.pop(key) for key in ("layers", "views", "outputs")])
     assert replace(frozen.load(folder), folder=whole.folder) == whole
+
+
+def test_freeze__crop_that_the_network_cannot_take__is_one_line(tmp_path):
+    given = BackboneParams(
+        source="random", model="timm/vit_tiny_patch16_224", preprocessing=SMALL_PARAMS
+    )
+    with pytest.raises(ConfigurationError) as error:
+        freezing.freeze("b", given, tmp_path / "b", locate=Path)
+    said = str(error.value)
+    assert said.startswith(
+        f"{AT}.preprocessing: the network does not take images of 32 x 32 pixels"
+    )
+    assert "\n" not in said
+
+
+def test_freeze__more_layers_and_views_than_a_file_can_name__is_refused(weights, tmp_path):
+    given = entry(weights, layers=["penultimate", "layer2", "layer3"], views=90)
+    with pytest.raises(ConfigurationError, match="3 layers in 91 views are more than 200 vectors"):
+        freezing.freeze("b", given, tmp_path / "b", locate=Path)

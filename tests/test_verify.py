@@ -88,7 +88,7 @@ def test_verify__other_resizing_than_the_maker_s__is_the_resize_step(given, tmp_
     real = timm_source.preprocessing
 
     def coarse(config, at):
-        return real({**config, "interpolation": "bilinear"}, at)
+        return real({**config, "interpolation": "nearest"}, at)
 
     monkeypatch.setattr(timm_source, "preprocessing", coarse)
     freezing.freeze("b", given, tmp_path / "b", locate=Path)
@@ -174,7 +174,7 @@ def test_run__model_file_of_other_weights__exits_with_the_step(project, tmp_path
         (
             ["photos/notes.txt"],
             InputError,
-            "no image to compare on: photos/notes.txt: not_an_image",
+            "no image to compare on: photos/notes.txt: unsupported_format",
         ),
         ([], InputError, "run 'dvc repro prepare'"),
     ],

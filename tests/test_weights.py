@@ -481,8 +481,14 @@ def test_load_into__some_old_names_at_their_places__loads_by_order(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"head.weight": (7, 4), "head.bias": (7,)}, "(it tells 7 classes apart, the model 2)"),
-        ({"head.weight": None, "head.bias": None}, "(its classifier was taken off)"),
+        (
+            {"head.weight": (7, 4), "head.bias": (7,)},
+            "(it tells 7 classes apart, the model 2); write source: checkpoint",
+        ),
+        (
+            {"head.weight": None, "head.bias": None},
+            "(its classifier was taken off); write source: checkpoint",
+        ),
         ({"conv.weight": (8, 3, 3, 3), "conv.bias": (8,)}, "of another shape; correct model"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Models without their weights, by source and name. One function and one line in ARCHITECTURES a source.
+"""Models without their weights, by source and name; one function and one line in ARCHITECTURES a source.
 
 What loads weights builds on these (`pipeline.backbones`), and so does what runs a frozen
 model.safetensors, which needs neither weights' origins nor downloads.
@@ -36,7 +36,7 @@ def build(fields: dict[str, Any]) -> "torch.nn.Module":
     if source not in ARCHITECTURES:
         raise IntegrityError(f"backbone.json: {unknown('source', source, ARCHITECTURES)}")
     try:
-        return ARCHITECTURES[source](name).eval()
+        return ARCHITECTURES[source](name, int(fields["preprocessing"]["crop"])).eval()
     except (ValueError, RuntimeError, ConfigurationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise IntegrityError(
@@ -59,11 +59,16 @@ def timm_without_classifier(model: Any) -> "torch.nn.Module":
     return module
 
 
-def torchvision_model(name: str) -> "torch.nn.Module":
-    """A classification model of torchvision, whole."""
+def torchvision_model(name: str, crop: int | None = None) -> "torch.nn.Module":
+    """A classification model of torchvision, whole.
+
+    crop: of its images, in pixels, where the model is made for one size, as ViT is; None: its own.
+    """
     from torchvision import models
 
-    module: torch.nn.Module = models.get_model(name, weights=None, **_TRAINED_WITH.get(name, {}))
+    sized = {"image_size": crop} if crop and name.startswith("vit_") else {}
+    keys = {**_TRAINED_WITH.get(name, {}), **sized}
+    module: torch.nn.Module = models.get_model(name, weights=None, **keys)
     return module
 
 
@@ -97,16 +102,16 @@ def is_detector(name: str) -> bool:
     return "_fpn" in name
 
 
-def _timm(name: str) -> "torch.nn.Module":
+def _timm(name: str, crop: int) -> "torch.nn.Module":  # noqa: ARG001 - timm's names tell the size
     return timm_without_classifier(timm_model(name))
 
 
-def _torchvision(name: str) -> "torch.nn.Module":
+def _torchvision(name: str, crop: int) -> "torch.nn.Module":
     if is_detector(name):
         from pipeline.architectures import detection
 
         return detection.Trunk(detection.as_published(name, detection.detector(name)))
-    module, _ = torchvision_parts(torchvision_model(name), "backbone.json: fields")
+    module, _ = torchvision_parts(torchvision_model(name, crop), "backbone.json: fields")
     return without_training_parts(module)
 
 
@@ -118,20 +123,20 @@ def without_training_parts(module: "torch.nn.Module") -> "torch.nn.Module":
     return module
 
 
-def _named(name: str) -> "torch.nn.Module":
+def _named(name: str, crop: int) -> "torch.nn.Module":  # noqa: ARG001 - as `named.parts` made it
     from pipeline.architectures import named
 
     return named.parts(name).body
 
 
-def pixels(name: str) -> "torch.nn.Module":  # noqa: ARG001 - there is one
+def pixels(name: str, crop: int) -> "torch.nn.Module":  # noqa: ARG001 - there is one, of any size
     """No layers at all: the pixels in a row."""
     import torch
 
     return torch.nn.Flatten()
 
 
-ARCHITECTURES: dict[str, Callable[[str], "torch.nn.Module"]] = {
+ARCHITECTURES: dict[str, Callable[[str, int], "torch.nn.Module"]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "pixels": pixels,

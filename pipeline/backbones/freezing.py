@@ -17,7 +17,10 @@ from pipeline.frozen import Drift, FrozenBackbone, Vectors
 from pipeline.images.views import AUGMENTATION, Views
 from pipeline.outputs import FrozenLayer
 from pipeline.params import BackboneParams
-from pipeline.taps import Tap
+from pipeline.taps import Layer, Tap
+
+MOST_OUTPUTS = 200
+"""Layers times views: what the attributes of one HDF5 file can name."""
 
 
 def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) -> Drift:
@@ -29,7 +32,12 @@ def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) ->
     at = f"params.yaml: backbones.{name}"
     pretrained = backbones.check(name, entry).load(entry, at, locate)
     recipe = pretrained.preprocessing
-    wanted = taps.resolve(entry.layers, entry.pooling, pretrained.network.layers(recipe), at)
+    wanted = taps.resolve(entry.layers, entry.pooling, layers_of(pretrained, at), at)
+    if len(wanted) * (entry.views + 1) > MOST_OUTPUTS:
+        raise ConfigurationError(
+            f"{at}: {len(wanted)} layers in {entry.views + 1} views are more than {MOST_OUTPUTS} "
+            "vectors an image; name fewer layers, or lower views"
+        )
     expected = pretrained.network.embed(frozen.probe_pixels(recipe), recipe, wanted)
     _check_vectors(expected, wanted, at)
     with files.replacing(folder) as beside:
@@ -42,6 +50,19 @@ def freeze(name: str, entry: BackboneParams, folder: Path, *, locate: Locate) ->
         drift = _drift(made, expected, entry, at)
         frozen.write(_joined(record, jointly))
     return drift
+
+
+def layers_of(pretrained: Pretrained, at: str) -> list[Layer]:
+    """What can be tapped. Raises ConfigurationError where the network does not take such images."""
+    crop = pretrained.preprocessing.crop
+    try:
+        return pretrained.network.layers(pretrained.preprocessing)
+    except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ConfigurationError(
+            f"{at}.preprocessing: the network does not take images of {crop} x {crop} pixels "
+            f"({reason}); write the crop that it was made for"
+        ) from None
 
 
 def _check_vectors(made: Sequence[Vectors], wanted: Sequence[Tap], at: str) -> None:

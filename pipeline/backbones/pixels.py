@@ -30,7 +30,7 @@ class Pixels:
 
         own = Preprocessing(SIZE, SIZE, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         return Pretrained(
-            network=TorchNetwork(architectures.pixels("pixels")),
+            network=TorchNetwork(architectures.pixels("pixels", SIZE)),
             preprocessing=preprocessing_or(entry, lambda: own, at),
             architecture="pixels",
             package="none",

@@ -81,7 +81,7 @@ def load_into(module: "torch.nn.Module", path: Path, at: str) -> None:
         raise InputError(
             f"{at}.weights: {path.name} is made for another architecture: {_some(missing)} missing, "
             f"{_some(unexpected)} unexpected, {_some(wrong)} of another shape"
-            f"{_reason(own, state, wrong)}; correct model"
+            f"{_reason(own, state, wrong) or '; correct model'}"
         )
     own.update(state)  # keeps the versions of its parts, which some of them ask for
     module.load_state_dict(own)
@@ -132,16 +132,18 @@ def _reason(own: State, state: State, wrong: list[str]) -> str:
     """Why a file likely does not fit; empty where it cannot be told."""
     if not set(own) & set(state):
         prefix = _prefix(own, state)
-        return f" (all its names begin with {prefix!r})" if prefix else " (no name is the same)"
+        why = f"all its names begin with {prefix!r}" if prefix else "no name is the same"
+        return f" ({why}); correct model"
     sizes = {(state[name].shape[:1], own[name].shape[:1]) for name in wrong}
     rest = all(state[name].shape[1:] == own[name].shape[1:] for name in wrong)
     if len(sizes) == 1 and rest and len(wrong) <= 4:
         theirs, ours = next(iter(sizes))
         if theirs and ours and _is_last(own, wrong):
-            return f" (it tells {theirs[0]} classes apart, the model {ours[0]})"
+            classes = f"it tells {theirs[0]} classes apart, the model {ours[0]}"
+            return f" ({classes}); write source: checkpoint, which takes any number"
     missing = _needed(own) - set(state)
     if len(missing) in (1, 2) and not wrong and _is_last(own, missing):
-        return " (its classifier was taken off)"
+        return " (its classifier was taken off); write source: checkpoint, which needs none"
     return ""
 
 

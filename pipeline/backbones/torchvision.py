@@ -80,11 +80,12 @@ class Torchvision:
         if path is None:
             module = _downloaded(entry, at)
         else:
-            module = architectures.torchvision_model(str(entry.model))
+            crop = entry.preprocessing.crop if entry.preprocessing else None
+            module = architectures.torchvision_model(str(entry.model), crop)
             weights.load_into(module, path, at)
         body, classifier = architectures.torchvision_parts(module, at)
         return Pretrained(
-            network=TorchNetwork(body.eval()),
+            network=TorchNetwork(architectures.without_training_parts(body).eval()),
             preprocessing=preprocessing_or(entry, lambda: preprocessing(entry, at), at),
             architecture=str(entry.model),
             package=package(),
