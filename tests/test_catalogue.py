@@ -257,6 +257,13 @@ def test_show__onnx_file__lists_its_tensors_and_without_it_one_line(desk):
     assert "does not exist" in desk.refused(3, "backbones", "show", "own")
 
 
+def test_show__tag_for_larger_images__has_the_tokens_of_those(desk):
+    told = as_json(desk, "show", "torchvision/vit_b_16.IMAGENET1K_SWAG_E2E_V1")
+    shapes = {layer["name"]: layer["shape"] for layer in told["layers"]}
+    assert told["input"] == 384
+    assert shapes["encoder"] == [1 + (384 // 16) ** 2, 768]
+
+
 def test_show__recipe_that_nothing_here_does__says_what_to_write(desk):
     told = as_json(desk, "show", "timm/coat_lite_medium_384")
     assert told["preprocessing"] is None

@@ -52,10 +52,11 @@ def _timm(name: str) -> Parts:
     return _apart(body, tensors, modules, last, config)
 
 
-def _torchvision(name: str) -> Parts:
+def of_torchvision(name: str, crop: int | None = None) -> Parts:
+    """A model of torchvision. crop: of its images, where it is made for one size; None: its own."""
     if architectures.is_detector(name):
         return of_detector(detection.detector(name))
-    whole = architectures.torchvision_model(name)
+    whole = architectures.torchvision_model(name, crop)
     tensors, modules = set(whole.state_dict()), dict(whole.named_modules())
     body, last = architectures.torchvision_parts(whole, "model")
     return _apart(architectures.without_training_parts(body), tensors, modules, last, {})
@@ -81,4 +82,4 @@ def _first(names: Any) -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in names)
 
 
-_PARTS = {"timm": _timm, "torchvision": _torchvision}
+_PARTS = {"timm": _timm, "torchvision": of_torchvision}

@@ -16,6 +16,8 @@ from pipeline.params import BackboneParams
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.architectures.named import Parts
+
 DEFAULT_TAG = "IMAGENET1K_V1"
 """Newer tags classify better and often transfer worse as frozen features (Kornblith 2019)."""
 
@@ -56,7 +58,7 @@ class Torchvision:
         if is_detector(str(entry.model)):
             return detection.describe(entry, at)
         made = bare.of_parts(
-            bare.built(f"torchvision/{entry.model}", at),
+            bare.made(lambda: _architecture(entry, at), at),
             entry,
             at,
             own=lambda: preprocessing(entry, at),
@@ -130,6 +132,16 @@ def _file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     if weights.is_folder(entry):
         names = [tagged.name_of(_tag(DEFAULT_TAG, entry, at).url)]
     return weights.weights_file(entry, at, locate, names)
+
+
+def _architecture(entry: BackboneParams, at: str) -> "Parts":
+    """The model for images of the size that the tag has them in, or of a file the entry."""
+    from pipeline.architectures import named
+
+    own = preprocessing(entry, at).crop
+    if weights.names_a_file(entry, at):
+        own = entry.preprocessing.crop if entry.preprocessing else own
+    return named.of_torchvision(str(entry.model), own)
 
 
 def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":
