@@ -78,6 +78,12 @@ def _add_backbones(group: argparse.ArgumentParser) -> None:
     show.add_argument("--all", action="store_true", help="every layer, not the upper ones")
     show.add_argument("--json", action="store_true", help="print JSON instead of the table")
     show.set_defaults(run=_backbones_show)
+    verify = actions.add_parser("verify", help="frozen against original on your own images")
+    verify.add_argument("name", metavar="NAME", help="an entry of params.yaml, frozen")
+    verify.add_argument("paths", nargs="*", metavar="PATH", help="images or folders; the data's")
+    verify.add_argument("--images", type=_images, default=64, help="images at most (64)")
+    verify.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    verify.set_defaults(run=_backbones_verify)
 
 
 def _add_rank(rank: argparse.ArgumentParser) -> None:
@@ -169,6 +175,14 @@ def _backbones_show(arguments: argparse.Namespace) -> int:
     from pipeline.cli import layers
 
     return layers.run(arguments.name, everything=arguments.all, as_json=arguments.json)
+
+
+def _backbones_verify(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import verify
+
+    return verify.run(
+        arguments.name, arguments.paths, most=arguments.images, as_json=arguments.json
+    )
 
 
 def _rank(arguments: argparse.Namespace) -> int:
