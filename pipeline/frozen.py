@@ -111,7 +111,8 @@ def contract(fields: Mapping[str, Any]) -> dict[str, Any]:
     least_cosine and most_relative bound the drift of the probe's vectors between machines; within
     a CPU of one type and equal versions there is none.
     """
-    least, most = TOLERANCE[str(fields["precision"])]
+    precision = str(fields.get("precision", "float32"))
+    least, most = TOLERANCE[precision]
     return {
         "batch_size": "bits",
         "neighbours": "bits",
@@ -119,8 +120,8 @@ def contract(fields: Mapping[str, Any]) -> dict[str, Any]:
         "workers": "bits",
         "processor": {"least_cosine": least, "most_relative": most},
         "device": {"least_cosine": least, "most_relative": most},
-        "precision": str(fields["precision"]),
-        "storage": str(fields["storage"]),
+        "precision": precision,
+        "storage": str(fields.get("storage", "float16")),
     }
 
 

@@ -62,6 +62,13 @@ def channel_axis(shape: Sequence[int]) -> int:
     return MAPS - 1 if shape[0] == shape[1] != shape[2] else 0
 
 
+def dim(layer: Layer, pooling: str) -> int:
+    """How long the vector is that a pooling makes of a layer."""
+    if pooling in ("flatten", DEFAULT):
+        return math.prod(layer.shape)
+    return layer.shape[channel_axis(layer.shape)]
+
+
 def resolve(
     wanted: Sequence[str], pooling: str | None, layers: Sequence[Layer], at: str
 ) -> tuple[Tap, ...]:

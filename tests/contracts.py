@@ -11,6 +11,7 @@ from pipeline import backbones, files, frozen, runtimes
 from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
 from pipeline.params import BackboneParams
+from pipeline.taps import Layer
 from pipeline.tuning import Wish, tune
 
 
@@ -66,6 +67,17 @@ class BackboneContract:
         other = entry.model_copy(update={"storage": "float32"})
         assert backbones.already_frozen(other, folders[0]) is None
         assert backbones.already_frozen(entry, folders[0].with_name("nowhere")) is None
+
+    def test_describe__without_weights__says_what_load_gives(self, backbone, entry):
+        source = backbones.check("entry", entry)
+        told, loaded = source.describe(entry, "entry", Path), source.load(entry, "entry", Path)
+        assert list(told.layers) == loaded.network.layers(loaded.preprocessing)
+        assert (told.recipe, told.crop) == (loaded.preprocessing, loaded.preprocessing.crop)
+        assert (told.licence, told.package) == (loaded.licence, loaded.package)
+        assert told.layers[-1] == Layer("penultimate", (backbone.dim,))
+        if hasattr(loaded.network, "module"):
+            numbers = [one.numel() for one in loaded.network.module.parameters()]
+            assert told.parameters == sum(numbers)
 
     def test_freeze__record__says_where_it_comes_from_and_holds_no_path(self, folders, entry):
         text = (folders[0] / "backbone.json").read_text()

@@ -25,7 +25,7 @@ LEVELS = [
     {"loaded"},
     {"worker"},
     {"computing"},
-    {"changes", "extraction", "preparation", "selection", "summary"},
+    {"changes", "extraction", "preparation", "selection", "summary", "verification"},
     {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
@@ -40,6 +40,7 @@ HOMES = {
         "pipeline/runtimes/streams.py",
         "pipeline/runtimes/compiling.py",
         "pipeline/cli/doctor/trial.py",
+        "pipeline/verification.py",
     },
     "timm": {"pipeline/architectures/", "pipeline/backbones/timm.py"},
     "torchvision": {
@@ -83,6 +84,7 @@ HOMES = {
     "PIL": {
         "pipeline/images/",
         "pipeline/reporting/",
+        "pipeline/verification.py",
         "pipeline/cli/doctor/trial.py",
         "stages/sample.py",
     },

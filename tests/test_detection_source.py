@@ -102,7 +102,8 @@ def test_detector__architecture__is_what_torchvision_builds_for_its_weights(name
     """Without their weights: frozen or not, and the epsilon."""
     bare = models.get_model(name, weights=None, weights_backbone=None).state_dict()
     theirs = dict(of_torchvision(name, bare).backbone.named_modules())
-    ours = architectures.build({"source": "torchvision", "architecture": name, "package": ""})
+    fields = {"source": "torchvision", "architecture": name, "package": ""}
+    ours = architectures.build({**fields, "preprocessing": {"crop": 224}})
     found = {key: part for key, part in ours.named_modules() if key}
     assert found.keys() == theirs.keys() - {""}
     for key, part in found.items():

@@ -120,7 +120,22 @@ NOT_PLAIN = {
         lambda file: file.create_dataset("x", data=np.ones((4, 4)), compression="gzip"),
         "x is not stored whole",
     ),
-    "group": (lambda file: file.create_group("x"), "x is not a dataset"),
+    "group within groups": (
+        lambda file: file.create_group("x/y/z"),
+        "x/y/z is a group within 2 others",
+    ),
+    "link within a group": (
+        lambda file: file.create_group("x").__setitem__("y", h5py.SoftLink("/sha256")),
+        "x/y is a link to somewhere else",
+    ),
+    "group within itself": (
+        lambda file: file.create_group("x").__setitem__("y", file["x"]),
+        "is a group within 2 others",
+    ),
+    "chunked within a group": (
+        lambda file: file.create_dataset("x/y", data=np.ones((4, 4)), chunks=(2, 2)),
+        "x/y is not stored whole",
+    ),
     "named type": (lambda file: file.__setitem__("x", np.dtype("f4")), "x is not a dataset"),
     "variable-length text": (
         lambda file: file.create_dataset("x", data=["a", "bc"], dtype=h5py.string_dtype()),

@@ -156,8 +156,8 @@ def test_load__library_that_builds_another_module_of_that_name__is_told_by_the_p
     """Equal tensors, other arithmetic: a release changed an activation, say."""
     real = architectures.ARCHITECTURES["timm"]
 
-    def other(name: str) -> torch.nn.Module:
-        module = real(name)
+    def other(name: str, crop: int) -> torch.nn.Module:
+        module = real(name, crop)
         module.act1 = torch.nn.SiLU()
         return module
 

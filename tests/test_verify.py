@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import files, frozen
-from pipeline.backbones import freezing, verifying
+from pipeline import files, frozen, verification
+from pipeline.backbones import freezing
 from pipeline.backbones import timm as timm_source
 from pipeline.cli import verify
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
@@ -44,11 +44,11 @@ def folder(given, tmp_path_factory) -> Path:
     return folder
 
 
-def verified(given: BackboneParams, folder: Path, contents=None) -> verifying.Verified:
-    return verifying.verify("b", given, folder, (contents or PHOTOS).items(), locate=Path)
+def verified(given: BackboneParams, folder: Path, contents=None) -> verification.Verified:
+    return verification.verify("b", given, folder, (contents or PHOTOS).items(), locate=Path)
 
 
-def steps(found: verifying.Verified) -> dict[str, int]:
+def steps(found: verification.Verified) -> dict[str, int]:
     return {step.name: step.differing for step in found.steps}
 
 

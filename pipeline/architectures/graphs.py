@@ -1,6 +1,7 @@
 """An ONNX graph, read and cut: what its nodes read, what is constant in it, what tensors need."""
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,18 @@ def value(graph: onnx.GraphProto, name: str) -> Values | None:
             is_tensor = isinstance(given, onnx.TensorProto)
             return np.asarray(numpy_helper.to_array(given) if is_tensor else given)
     return None
+
+
+_NUMBERS = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
+)  # fmt: skip
+
+
+def numbers(graph: onnx.GraphProto) -> int:
+    """How many floats, and integers of eight bits, are written down in it."""
+    tensors = messages(graph, onnx.TensorProto)
+    return sum(math.prod(one.dims) for one in tensors if one.data_type in _NUMBERS)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

@@ -16,14 +16,16 @@ class Parts:
     """A model that nobody trained. body: all of it but the classifier, in eval mode.
 
     classifier: name of its last Linear in the whole model, empty where it has none; dim: what
-    that takes in; others: first names of the tensors that are not the body's; config: timm's, of
-    the model's weights; of a detector `mean` and `std`.
+    that takes in; of_classifier: how many parameters that has, None where it has none; others:
+    first names of the tensors that are not the body's; config: timm's, of the model's weights; of a
+    detector `mean` and `std`.
     """
 
     body: torch.nn.Module
     others: frozenset[str]
     classifier: str = ""
     dim: int = 0
+    of_classifier: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -50,10 +52,11 @@ def _timm(name: str) -> Parts:
     return _apart(body, tensors, modules, last, config)
 
 
-def _torchvision(name: str) -> Parts:
+def of_torchvision(name: str, crop: int | None = None) -> Parts:
+    """A model of torchvision. crop: of its images, where it is made for one size; None: its own."""
     if architectures.is_detector(name):
         return of_detector(detection.detector(name))
-    whole = architectures.torchvision_model(name)
+    whole = architectures.torchvision_model(name, crop)
     tensors, modules = set(whole.state_dict()), dict(whole.named_modules())
     body, last = architectures.torchvision_parts(whole, "model")
     return _apart(architectures.without_training_parts(body), tensors, modules, last, {})
@@ -71,11 +74,12 @@ def _apart(
     called = next((name for name, module in modules.items() if module is last), "")
     if not called or not isinstance(last, torch.nn.Linear):
         return Parts(body.eval(), others, config=config)
-    return Parts(body.eval(), others, called, last.in_features, config)
+    count = sum(one.numel() for one in last.parameters())
+    return Parts(body.eval(), others, called, last.in_features, count, config)
 
 
 def _first(names: Any) -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in names)
 
 
-_PARTS = {"timm": _timm, "torchvision": _torchvision}
+_PARTS = {"timm": _timm, "torchvision": of_torchvision}

@@ -1,9 +1,13 @@
 """Weights of one's own on an architecture of a library: a checkpoint, whatever it classifies."""
 
+from dataclasses import replace
+
 from pipeline.backbones import body, named, weights
-from pipeline.backbones.source import Locate, Origin, Pretrained
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained
 from pipeline.errors import ConfigurationError
 from pipeline.params import BackboneParams
+
+LICENCE = "not stated by the file"
 
 
 class Checkpoint:
@@ -22,6 +26,10 @@ class Checkpoint:
         """The file."""
         return Origin(weights.weights_file(entry, at, locate))
 
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:  # noqa: ARG002
+        """The architecture's own; how many classes the file tells apart is not looked at."""
+        return replace(named.describe(entry, at, licence=LICENCE), of_classifier=None)
+
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the architecture, load its body from the file, and its classifier if it is there."""
         from pipeline.backbones.network import TorchNetwork
@@ -36,7 +44,7 @@ class Checkpoint:
             preprocessing=made.preprocessing,
             architecture=str(entry.model),
             package=made.package,
-            licence="not stated by the file",
+            licence=LICENCE,
             classifier=classifier,
             transform=made.transform,
         )

@@ -1,14 +1,18 @@
 """torchvision's detection models as backbones: the trunk, a body with a feature pyramid."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.backbones import body, tagged, weights
-from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.names import unknown
 from pipeline.params import BackboneParams
+
+if TYPE_CHECKING:
+    from pipeline.architectures.named import Parts
 
 DEFAULT_TAG = "COCO_V1"
 """The only one: keypointrcnn's COCO_LEGACY belongs to another batch normalisation."""
@@ -38,24 +42,53 @@ def find(entry: BackboneParams, at: str, locate: Locate) -> Origin:
     return tagged.find_address(_tag(entry).url) if path is None else Origin(path)
 
 
+def describe(entry: BackboneParams, at: str) -> Description:
+    """The trunk's description; the rest of the detector is not counted."""
+    from pipeline.backbones import bare
+
+    parts = bare.made(lambda: _trunk(str(entry.model)), at)
+    made = bare.of_parts(
+        parts,
+        entry,
+        at,
+        own=lambda: preprocessing(parts.config),
+        licence=_licence(entry, at),
+        package=_package(),
+    )
+    return made if weights.names_a_file(entry, at) else replace(made, tag=DEFAULT_TAG)
+
+
 def load(entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
     """Build the detector, load its trunk's weights, leave the rest."""
-    import torchvision
-
-    from pipeline.architectures import detection, named
     from pipeline.backbones.network import TorchNetwork
 
     name = str(entry.model)
-    parts = named.of_detector(detection.as_published(name, detection.detector(name)))
+    parts = _trunk(name)
     path = _file(entry, at, locate) or tagged.fetch_address(_tag(entry).url, entry, at)
     body.load(parts, path, at)
     return Pretrained(
         network=TorchNetwork(parts.body),
         preprocessing=preprocessing_or(entry, lambda: preprocessing(parts.config), at),
         architecture=name,
-        package=f"torchvision {torchvision.__version__.split('+')[0]}",
-        licence="not stated by the file" if weights.names_a_file(entry, at) else LICENCE,
+        package=_package(),
+        licence=_licence(entry, at),
     )
+
+
+def _trunk(name: str) -> "Parts":
+    from pipeline.architectures import detection, named
+
+    return named.of_detector(detection.as_published(name, detection.detector(name)))
+
+
+def _package() -> str:
+    import torchvision
+
+    return f"torchvision {torchvision.__version__.split('+')[0]}"
+
+
+def _licence(entry: BackboneParams, at: str) -> str:
+    return "not stated by the file" if weights.names_a_file(entry, at) else LICENCE
 
 
 def preprocessing(config: dict[str, Any]) -> Preprocessing:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.architectures import is_detector
 from pipeline.backbones import detection, timm, torchvision
-from pipeline.backbones.source import preprocessing_or
+from pipeline.backbones.source import Description, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.names import unknown
@@ -53,15 +53,38 @@ def build(entry: BackboneParams, at: str) -> Named:
     from pipeline.architectures import named
 
     parts = named.parts(str(entry.model))
-    library, _, model = str(entry.model).partition("/")
-    plain = entry.model_copy(update={"model": model, "weights": None, "sha256": None})
-    transform = None
-    if library == "timm":
-        own, package = lambda: timm.preprocessing(parts.config, at), timm.package()
-        transform = None if entry.preprocessing else timm.transform(parts.config)
-    elif is_detector(model):
-        own, package = lambda: detection.preprocessing(parts.config), torchvision.package()
-    else:
-        own, package = lambda: torchvision.preprocessing(plain, at), torchvision.package()
-        transform = None if entry.preprocessing else torchvision.recipe(plain, at)
+    own, package = _own(parts, entry, at)
+    transform = None if entry.preprocessing else _transform(parts, entry, at)
     return Named(parts, preprocessing_or(entry, own, at), package, transform)
+
+
+def describe(entry: BackboneParams, at: str, *, licence: str) -> Description:
+    """The same without its numbers; licence: of the weights that it will have."""
+    from pipeline.backbones import bare
+
+    parts = bare.built(str(entry.model), at)
+    own, package = _own(parts, entry, at)
+    return bare.of_parts(parts, entry, at, own=own, licence=licence, package=package)
+
+
+def _own(parts: "Parts", entry: BackboneParams, at: str) -> tuple[Callable[[], Preprocessing], str]:
+    """Its library's preprocessing, and `name version` of that."""
+    library, _, model = str(entry.model).partition("/")
+    if library == "timm":
+        return lambda: timm.preprocessing(parts.config, at), timm.package()
+    if is_detector(model):
+        return lambda: detection.preprocessing(parts.config), torchvision.package()
+    return lambda: torchvision.preprocessing(_plain(entry), at), torchvision.package()
+
+
+def _transform(parts: "Parts", entry: BackboneParams, at: str) -> Callable[[Any], Any] | None:
+    library, _, model = str(entry.model).partition("/")
+    if library == "timm":
+        return timm.transform(parts.config)
+    return None if is_detector(model) else torchvision.recipe(_plain(entry), at)
+
+
+def _plain(entry: BackboneParams) -> BackboneParams:
+    """The library's own entry of the architecture, with its default tag."""
+    model = str(entry.model).partition("/")[2]
+    return entry.model_copy(update={"model": model, "weights": None, "sha256": None})

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from pipeline.backbones import weights
-from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
-from pipeline.params import BackboneParams
+from pipeline.params import PENULTIMATE, BackboneParams
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,17 @@ class Onnx:
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
         """The file."""
         return Origin(weights.weights_file(entry, at, locate))
+
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:
+        """As the file says; its parameters are all the numbers that it holds, its classifier's too."""
+        from pipeline.architectures import graphs
+        from pipeline.backbones import bare
+
+        whole = entry.model_copy(update={"layers": [PENULTIMATE]})  # whichever the entry names
+        loaded = self.load(whole, at, locate)
+        network: OnnxNetwork = loaded.network  # type: ignore[assignment]
+        count = graphs.numbers(network.model.graph)
+        return bare.of_loaded(loaded, parameters=count, nested=False)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Read the file and try which of its tensors can be had of several images at once."""

@@ -1,7 +1,7 @@
 """No weights at all: the resized raw pixels, 16 x 16 x 3 values in 0..1. The honest baseline."""
 
 from pipeline import architectures
-from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.params import BackboneParams
@@ -19,6 +19,11 @@ class Pixels:
 
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:  # noqa: ARG002
         return Origin()
+
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:
+        from pipeline.backbones import bare
+
+        return bare.of_loaded(self.load(entry, at, locate), parameters=0, nested=True)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
         from pipeline.backbones.network import TorchNetwork

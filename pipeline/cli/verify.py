@@ -9,13 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import backbones, dataset, files
-from pipeline.backbones import verifying
-from pipeline.backbones.verifying import Verified
+from pipeline import backbones, dataset, files, verification
 from pipeline.cli.wording import counted, table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.images.headers import SNIFF_BYTES, sniff
 from pipeline.project import Project, open_project
+from pipeline.verification import Verified
 
 
 def run(name: str, paths: Sequence[str], *, most: int, as_json: bool = False) -> int:
@@ -32,7 +31,7 @@ def run(name: str, paths: Sequence[str], *, most: int, as_json: bool = False) ->
         )
     photos = _given(paths, most) if paths else _listed(project, most)
     shown = tqdm(photos, unit="img", disable=None, desc="verifying")
-    found = verifying.verify(name, entry, folder, _read(shown), locate=project.locate)
+    found = verification.verify(name, entry, folder, _read(shown), locate=project.locate)
     print((_as_json if as_json else _as_text)(name, found), end="")
     if not found.holds:
         step = next(step for step in found.steps if not step.holds)

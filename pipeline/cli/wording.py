@@ -11,6 +11,11 @@ def size(count: float) -> str:
     return f"{count:.3g} {units[0]}" if count else "0"
 
 
+def millions(count: int) -> str:
+    """How many parameters, for a column: `11.2 M`."""
+    return f"{count / 1e6:,.1f} M" if count >= 50_000 else str(count)
+
+
 def counted(count: int, noun: str) -> str:
     """A number and its noun: `1 shard`, `2 shards`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

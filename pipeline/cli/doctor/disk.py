@@ -108,9 +108,8 @@ def needed(project: "Project") -> dict[str, int]:
 
 def _values(record: dict[str, Any]) -> int:
     """How many numbers a frozen backbone makes of an image, over all layers and views."""
-    layers = record.get("layers") or [record]
-    views = 1 + len(record.get("views") or ())
-    return views * sum(int(layer["dim"]) for layer in layers)
+    dims = [record["dim"], *(layer["dim"] for layer in (record.get("layers") or [])[1:])]
+    return (1 + len(record.get("views") or ())) * sum(map(int, dims))
 
 
 def _judged(volume: Volume, place: Place) -> Finding:
