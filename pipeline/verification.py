@@ -7,7 +7,7 @@ library computes it, and its classifier.
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from pipeline import backbones, frozen, images, runtimes
 from pipeline.backbones.network import TorchNetwork
 from pipeline.backbones.source import Locate, Pretrained
 from pipeline.errors import ImageError, InputError
-from pipeline.frozen import TOLERANCE, Drift, FrozenBackbone, Vectors
+from pipeline.frozen import TOLERANCE, FrozenBackbone, Vectors
 from pipeline.images import Pixels, Preprocessing
 from pipeline.params import BackboneParams
 from pipeline.runtimes import Runtime
+from pipeline.verdicts import Step, Verified
 
 AT_ONCE = 16
 """Images at a time."""
@@ -35,62 +36,6 @@ _OPAQUE = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits without alpha."""
 
 Photos = Iterable[tuple[str, bytes]]
-
-
-@dataclass
-class Step:
-    """One step, on the same input for both. unit: of `largest`.
-
-    differing: images of which it makes something else than the origin, the first few `named`;
-    largest: difference, infinite where it has another size; expected: of the images that differ,
-    those of a kind for which docs/images.md has a rule of ours; they are named last.
-    """
-
-    name: str
-    unit: str
-    expected: int = 0
-    differing: int = 0
-    largest: float = 0.0
-    named: list[str] = field(default_factory=list)
-
-    def see(self, image: str, difference: float, *, most: float, by_rule: bool = False) -> None:
-        """Count an image. most: up to which difference it is the same."""
-        self.largest = max(self.largest, difference)
-        if not difference <= most:
-            place = len(self.named) if by_rule else self.differing - self.expected
-            self.named = [*self.named[:place], image, *self.named[place:]][:3]
-            self.differing += 1
-            self.expected += by_rule
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing differs that should not."""
-        return self.differing == self.expected
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What came of it. failed: images that cannot be decoded, with the reason.
-
-    whole: the vectors as they are stored against the origin's own, from the file on; top1: of how many images
-    the origin's classifier says the same of both, None where it has none; own_recipe: params.yaml
-    replaces the maker's preprocessing, which is then not compared; tta: the cached vectors are means
-    over these crops, of which the first, the centre, is compared.
-    """
-
-    images: int
-    failed: tuple[tuple[str, str], ...]
-    steps: tuple[Step, ...]
-    whole: Drift
-    max_abs: float
-    top1: int | None
-    own_recipe: bool
-    tta: str | None = None
-
-    @property
-    def holds(self) -> bool:
-        """Whether every step does."""
-        return all(step.holds for step in self.steps)
 
 
 @dataclass(frozen=True)

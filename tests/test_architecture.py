@@ -19,7 +19,7 @@ LEVELS = [
     {"architectures", "decoding", "frozen"},
     {"backbones"},
     {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
-    {"attributes", "embeddings", "features", "formats", "heads", "metrics", "tuning"},
+    {"attributes", "embeddings", "features", "formats", "heads", "metrics", "tuning", "verdicts"},
     {"admission", "evaluation", "search"},
     {"sharing"},
     {"loaded"},

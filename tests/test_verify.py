@@ -109,8 +109,8 @@ def test_verify__rotated_photo__differs_by_the_rule_and_holds(given, folder):
 
 
 def test_verify__plain_photo_decoded_otherwise__does_not_hold(given, folder, monkeypatch):
-    real = verifying.images.opened
-    monkeypatch.setattr(verifying.images, "opened", lambda content: real(content).rotate(180))
+    real = verification.images.opened
+    monkeypatch.setattr(verification.images, "opened", lambda content: real(content).rotate(180))
     exif = Image.Exif()
     exif[0x0112] = 3
     both = {"up.jpg": noisy_photo(exif=exif), "plain.jpg": noisy_photo()}

@@ -14,7 +14,7 @@ from pipeline.cli.wording import counted, table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.images.headers import SNIFF_BYTES, sniff
 from pipeline.project import Project, open_project
-from pipeline.verification import Verified
+from pipeline.verdicts import Verified
 
 
 def run(name: str, paths: Sequence[str], *, most: int, as_json: bool = False) -> int:
