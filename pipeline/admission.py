@@ -33,13 +33,14 @@ class Terms:
     """What a worker must have as the run has it.
 
     fields: of the backbone, as sorted JSON; versions: (name, version) of what results hang on;
-    sample: (path, bytes) of some images. Both are empty where the work runs in the run's own
-    process.
+    sample: (path, bytes) of some images; outputs: (dataset, fingerprint) of what the backbone
+    gives. All but the first are empty where the work runs in the run's own process.
     """
 
     fields: str
     versions: tuple[tuple[str, str], ...] = ()
     sample: tuple[tuple[str, int], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
 
 
 def versions(runtime: str) -> tuple[tuple[str, str], ...]:
@@ -104,6 +105,9 @@ def _check_images(terms: Terms, root: Path) -> None:
 def check_backbone(terms: Terms, backbone: FrozenBackbone) -> None:
     """Raise ClusterError where the frozen backbone of this machine is another one."""
     other = differences(backbone.fields, json.loads(terms.fields))
+    if not other and terms.outputs:
+        here = {one.dataset: one.fingerprint for one in backbone.outputs}
+        other = differences(here, dict(terms.outputs))
     if other:
         raise ClusterError(
             f"{backbone.folder} is another backbone on {socket.gethostname()} than where the run "

@@ -220,6 +220,7 @@ def _terms(run: _Run, missing: Array) -> Terms:
         fields,
         versions=admission.versions(str(run.backbone.fields["runtime"])),
         sample=admission.sample(run.places.root, some),
+        outputs=tuple((one.dataset, one.fingerprint) for one in run.backbone.outputs),
     )
 
 

@@ -39,7 +39,8 @@ class FrozenBackbone:
     """What backbone.json says. folder: where it lies; dim: length of the first layer's vectors.
 
     fields: what the fingerprint of the first layer's clean view is made of; layers: what the
-    model file gives, in this order; views: what is another of each augmented view, see `outputs`.
+    model file gives, in this order; views: what is another of each augmented view, see `outputs`;
+    pooling: the entry's, of layers that name none.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class FrozenBackbone:
     fields: dict[str, Any]
     layers: tuple[FrozenLayer, ...] = ()
     views: tuple[dict[str, Any], ...] = ()
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -173,6 +175,7 @@ def write(backbone: FrozenBackbone) -> None:
             for layer in backbone.layers
         ],
         "views": list(backbone.views),
+        "pooling": backbone.pooling,
         "fingerprint": backbone.fingerprint,
         "outputs": {output.dataset: output.fingerprint for output in backbone.outputs},
     }

@@ -214,6 +214,19 @@ def test_check__unknown_model__names_the_near_miss(desk):
     assert "'tf_efficientnet_lite0'" in line
 
 
+def test_check__unknown_layer__names_the_near_miss_before_anything_is_frozen(desk):
+    net = {"source": "random", "model": "timm/test_resnet", "layers": ["penultimate", "layer9"]}
+    desk.edit(lambda p: p["backbones"].update(net=net))
+    assert desk.headstart("check").code == 0, "it is not run"
+    desk.edit(lambda p: p["run"].update(backbones=["net"]))
+    line = desk.refused(2, "check")
+    assert "backbones.net.layers: no layer 'layer9'; did you mean 'layer" in line
+    desk.edit(lambda p: p["backbones"]["net"].update(layers=["layer2@cls"]))
+    assert "pooling cls does not suit its shape" in desk.refused(2, "check")
+    desk.edit(lambda p: p["backbones"]["net"].update(layers=["layer2", "penultimate"]))
+    assert desk.headstart("check").code == 0
+
+
 def test_check__entry_that_is_not_run__is_checked_as_well(desk):
     desk.edit(lambda p: p["heads"].update(spare={"kind": "nope"}))
     assert "heads.spare.kind: unknown head 'nope'" in desk.refused(2, "check")

@@ -40,6 +40,7 @@ LEAVES = {
     "fields.storage": "float32",
     "fields.pixel_probe": "0" * 64,
     "outputs.embeddings": "0" * 64,
+    "pooling": "max",
     "layers": [{"name": "x", "layer": "x", "pooling": "default", "dim": 768, "jointly": []}],
     "views": [{"view": {"number": 1, "seed": 0, "augmentation": "x"}, "pixel_probe": "0" * 64}],
 }

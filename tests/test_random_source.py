@@ -173,10 +173,14 @@ def test_already_frozen__layers_views_and_pooling__are_compared(tmp_path):
         assert not already(folder, **{**keys, **other}), other
 
 
-def test_already_frozen__pooling_by_shape__is_the_default(tmp_path):
+def test_already_frozen__pooling__is_compared_as_it_is_written(tmp_path):
+    """What it comes to depends on shapes, which nobody knows here: a vector keeps none."""
     recipe = {"resize": 40, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     keys = {"preprocessing": recipe, "layers": ["layer2"], "runtime": "torch"}
     freezing.freeze("b", entry(**keys), tmp_path / "b", locate=Path)
     assert already(tmp_path / "b", **keys)
-    assert already(tmp_path / "b", **keys, pooling="avg")  # which it is
-    assert not already(tmp_path / "b", **keys, pooling="gem")
+    for other in ("avg", "gem", "flatten"):
+        assert not already(tmp_path / "b", **keys, pooling=other)
+    keys = {**keys, "layers": ["penultimate"], "pooling": "gem"}
+    freezing.freeze("b", entry(**keys), tmp_path / "c", locate=Path)
+    assert already(tmp_path / "c", **keys)

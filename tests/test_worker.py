@@ -97,6 +97,15 @@ def test_ready__worker_with_another_backbone__is_refused_with_both(context):
     assert "storage is float16, was float32; give both the same folder" in said
 
 
+def test_ready__worker_whose_backbone_gives_other_layers__is_refused_with_both(context):
+    """Its rows would lie under fingerprints that the run never asks for."""
+    here = frozen.load(Path(context.backbone)).fingerprint
+    outputs = (("embeddings", here), ("layers/x", "0" * 64))
+    said = refusal(replace(context, terms=replace(context.terms, outputs=outputs)))
+    assert "is another backbone on" in said
+    assert "layers/x is absent, was 000000000000; give both the same folder" in said
+
+
 def test_ready__worker_without_the_images__is_named_and_blames_none(context):
     said = refusal(replace(context, root=str(Path(context.root, "not mounted"))))
     assert f"not mounted is not there on {socket.gethostname()}; mount" in said

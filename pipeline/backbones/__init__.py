@@ -10,7 +10,6 @@ from pipeline.errors import ConfigurationError
 from pipeline.frozen import FrozenBackbone
 from pipeline.names import unknown
 from pipeline.params import BackboneParams
-from pipeline.taps import DEFAULT, Tap
 
 SOURCES: dict[str, Source] = {
     "timm": timm.SOURCE,
@@ -92,15 +91,7 @@ def _same_outputs(entry: BackboneParams, backbone: FrozenBackbone) -> bool:
     views = [(view["view"]["number"], view["view"]["seed"]) for view in backbone.views]
     return (
         [tap.name for tap in backbone.taps] == entry.layers
-        and all(_same_pooling(entry, tap) for tap in backbone.taps)
+        and backbone.pooling == entry.pooling
         and backbone.fields.get("tta") == entry.tta
         and views == [(number + 1, entry.seed) for number in range(entry.views)]
     )
-
-
-def _same_pooling(entry: BackboneParams, tap: Tap) -> bool:
-    """Of a layer whose name has none of its own, and that is not one vector already."""
-    if "@" in tap.name or tap.pooling == DEFAULT:
-        return True
-    by_shape = ("avg", "cls", "patch_mean", "flatten")
-    return tap.pooling == entry.pooling if entry.pooling else tap.pooling in by_shape

@@ -114,6 +114,7 @@ def _record(
         fields=fields,
         layers=tuple(layers),
         views=tuple(_view(number + 1, entry, pretrained) for number in range(entry.views)),
+        pooling=entry.pooling,
     )
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline import backbones, features, heads
+from pipeline import backbones, features, heads, taps
 from pipeline.dataset import problem_table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.features import Offer
 from pipeline.formats import FORMATS, Listing, list_data
 from pipeline.params import CONTROL_SOURCES, BackboneParams, Params
 from pipeline.project import SAMPLE, Project, open_project
+from pipeline.taps import PENULTIMATE
 
 LISTED = "artifacts/dataset/problems.csv, once prepare ran"
 SHOWN = 3
@@ -36,6 +37,7 @@ def run(*, images: bool = False) -> int:
     for name in project.params.run.backbones:
         if not _is_frozen(project, name):
             backbones.find(name, project.backbone(name), locate=project.locate)
+            check_layers(name, project.backbone(name), project)
     check_store(project)
     check_scheduler(project)
     listing = list_images(project)
@@ -55,6 +57,21 @@ def _is_frozen(project: Project, name: str) -> bool:
         return backbones.already_frozen(project.backbone(name), folder) is not None
     except IntegrityError:
         return False  # DVC sees that too, and freezes it again
+
+
+def check_layers(name: str, entry: BackboneParams, project: Project) -> None:
+    """Raise ConfigurationError where an entry names a layer or pooling that its network has not.
+
+    The network is built without its numbers. One that cannot be is left to freezing.
+    """
+    if entry.layers == [PENULTIMATE]:
+        return
+    at = f"params.yaml: backbones.{name}"
+    try:
+        known = backbones.check(name, entry).describe(entry, at, project.locate)
+    except ConfigurationError:
+        return
+    taps.resolve(entry.layers, entry.pooling, known.layers, at)
 
 
 def check_scheduler(project: Project) -> None:

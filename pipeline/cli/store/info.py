@@ -14,6 +14,7 @@ from pipeline.cli.store.owners import Owner, Standing, State, standing
 from pipeline.cli.wording import counted, size, table
 from pipeline.errors import IntegrityError, ResourceError
 from pipeline.project import open_project
+from pipeline.taps import PENULTIMATE
 from pipeline.uses import SHORT, Made
 
 _SHA256_BYTES = 64
@@ -77,8 +78,16 @@ def described(one: Standing) -> str:
 
 
 def model(made: Made) -> str:
-    """Source, architecture and arithmetic of a backbone."""
-    return " ".join(str(made.fields.get(key)) for key in ("source", "architecture", "precision"))
+    """Source, architecture and arithmetic of a backbone; layer and view where they are not the plain ones."""
+    said = [str(made.fields.get(key)) for key in ("source", "architecture", "precision")]
+    layer, pooling = (str(made.fields.get(key)) for key in ("layer", "pooling"))
+    if "layer" in made.fields and layer != PENULTIMATE:
+        said.append(f"{layer}@{pooling}")
+    if "tta" in made.fields:
+        said.append(str(made.fields["tta"]))
+    if "view" in made.fields:
+        said.append(f"view {made.fields['view']['number']}")
+    return " ".join(said)
 
 
 def used_by(one: Standing, root: Path) -> str:
