@@ -359,6 +359,21 @@ def test_pooled__each_pooling__is_its_formula(shape, pooling, expected):
     torch.testing.assert_close(tapped.pooled(made, pooling), expected(made))
 
 
+def test_layers__what_is_the_same_for_all_images__is_none():
+    class Placed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.place = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(1, 4, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (self.conv(images) + self.place(torch.ones(1, 1, 6, 6))).mean((2, 3))
+
+    assert tapped.layers(Placed().eval(), 8) == [
+        Layer("conv", (4, 6, 6)),
+        Layer("penultimate", (4,)),
+    ]
+
+
 def test_tapped__from_several_threads__gives_each_its_own():
     from concurrent.futures import ThreadPoolExecutor
 

@@ -15,6 +15,9 @@ from pipeline.taps import PENULTIMATE, TOKENS, VECTOR, Layer, Tap
 
 GEM_POWER, GEM_LEAST = 3.0, 1e-6
 
+SHOWN = 2
+"""Images that show which layers there are."""
+
 
 class _Reached(Exception):  # noqa: N818 - no error: the pass ends early
     """Every wanted layer was passed; what follows is not needed."""
@@ -92,7 +95,8 @@ def pooled(made: torch.Tensor, pooling: str) -> torch.Tensor:
 def layers(network: torch.nn.Module, crop: int) -> list[Layer]:
     """What can be tapped, in the order of execution, `penultimate` the last.
 
-    That is every submodule that runs once a pass and makes one tensor of it. crop: of an image.
+    That is every submodule that runs once a pass and makes one tensor of it, with a row an image:
+    of two, since one row may be of all images, as positions are. crop: of an image.
     """
     found: list[Layer] = []
     calls: Counter[str] = Counter()
@@ -101,7 +105,7 @@ def layers(network: torch.nn.Module, crop: int) -> list[Layer]:
     def hook(name: str) -> Any:
         def note(_module: torch.nn.Module, _given: Any, made: Any) -> None:
             calls[name] += 1
-            if isinstance(made, torch.Tensor) and made.ndim > VECTOR and made.shape[0] == 1:
+            if isinstance(made, torch.Tensor) and made.ndim > VECTOR and len(made) == SHOWN:
                 found.append(Layer(name, tuple(made.shape[1:])))
 
         return note
@@ -111,7 +115,7 @@ def layers(network: torch.nn.Module, crop: int) -> list[Layer]:
             hooks.append(part.register_forward_hook(hook(name)))
     try:
         with torch.inference_mode():
-            last = network(torch.zeros(1, 3, crop, crop))
+            last = network(torch.zeros(SHOWN, 3, crop, crop))
     finally:
         for handle in hooks:
             handle.remove()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backbones.state import COUNTER, differences, read_file, table
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -11,17 +12,11 @@ if TYPE_CHECKING:
 
     from pipeline.architectures.named import Parts
 
-_WRAPPINGS = ("state_dict", "model_state_dict", "model")
-"""Under which of its keys a training checkpoint keeps its table of tensors."""
-
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.")
 """What the names in a file begin with where the model was a part of something."""
 
 _CLASSIFIERS = ("fc", "head", "heads", "classifier")
 """First names of what may stand beside a body in a module of one's own."""
-
-_COUNTER = "num_batches_tracked"
-"""How long BatchNorm was trained; old files and frozen ones have none, and none is needed."""
 
 
 def load(parts: "Parts", path: Path, at: str) -> "torch.nn.Linear | None":
@@ -30,47 +25,26 @@ def load(parts: "Parts", path: Path, at: str) -> "torch.nn.Linear | None":
     The file's classifier may have any number of classes, or be missing. Raises InputError with
     what is missing, unexpected or of another shape, shortly.
     """
-    from pipeline.backbones import weights
-
-    return fill(parts, weights.read_file(path, at), path.name, at)
+    return fill(parts, read_file(path, at), path.name, at)
 
 
 def fill(parts: "Parts", content: Any, name: str, at: str) -> "torch.nn.Linear | None":
     """The same of what a file holds. name: of the file, for messages."""
     own = parts.body.state_dict()
     foreign = tuple(f"{first}." for first in sorted({*parts.others, *_CLASSIFIERS}))
-    state = _bare(_table(content, name, at), own, foreign)
+    state = _bare(dict(table(content, name, at)), own, foreign)
     wrong = sorted(key for key in own if key in state and own[key].shape != state[key].shape)
-    missing = sorted(key for key in own if key not in state and not key.endswith(_COUNTER))
-    counted = {key for key in state if key.endswith(_COUNTER)}
+    missing = sorted(key for key in own if key not in state and not key.endswith(COUNTER))
+    counted = {key for key in state if key.endswith(COUNTER)}
     unexpected = sorted(
         key for key in state.keys() - own.keys() - counted if not key.startswith(foreign)
     )
     if wrong or missing or unexpected:
-        raise InputError(
-            f"{at}.weights: {name} is made for another architecture: {_some(missing)} missing, "
-            f"{_some(unexpected)} unexpected, {_some(wrong)} of another shape; correct model"
-        )
+        differing = differences(missing, unexpected, wrong)
+        raise InputError(f"{at}.weights: {name} {differing}; correct model")
     own.update({key: state[key] for key in own if key in state})
     parts.body.load_state_dict(own)
     return _classifier(parts, state)
-
-
-def _table(content: Any, name: str, at: str) -> "dict[str, torch.Tensor]":
-    import torch
-
-    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
-        content = inner
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
-    ):
-        raise InputError(f"{at}.weights: {name} holds no table of tensors")
-    return dict(content)
-
-
-def _inner(content: Mapping[Any, Any]) -> Any:
-    """The table within a table, None where there is none."""
-    return next((content[key] for key in _WRAPPINGS if isinstance(content.get(key), Mapping)), None)
 
 
 def _bare(
@@ -101,8 +75,3 @@ def _classifier(parts: "Parts", state: "dict[str, torch.Tensor]") -> "torch.nn.L
     kept = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     made.load_state_dict(kept)
     return made.eval()
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:2]) + (", …" if len(names) > 2 else "")
-    return f"{len(names)} ({shown})" if names else "0"

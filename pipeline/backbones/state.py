@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 State = Mapping[str, "torch.Tensor"]
 
-_WRAPPINGS = ("state_dict", "model")
+WRAPPINGS = ("state_dict", "model_state_dict", "model")
 """Under which of its keys a training checkpoint keeps its table of tensors."""
 
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 """Tells BatchNorm how long it was trained; files from before 2018 have none, and need none."""
 
 
@@ -46,25 +46,29 @@ def read_file(path: Path, at: str) -> Any:
 
 
 def read_state(path: Path, at: str) -> State:
-    """The tensors of a weights file, by name, a checkpoint's `state_dict` or `model` unwrapped.
+    """The tensors of a weights file, by name; see `table`. Never unpickles code."""
+    return table(read_file(path, at), path.name, at)
 
-    Never unpickles code; raises InputError.
+
+def table(content: Any, name: str, at: str) -> State:
+    """The tensors that a file holds, by name, taken out of a training checkpoint's WRAPPINGS.
+
+    name: of the file. Raises InputError where it holds something else.
     """
-    state = read_file(path, at)
-    for key in _WRAPPINGS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not _is_state(state):
-        raise InputError(f"{at}.weights: {path.name} holds no table of tensors")
-    return state  # type: ignore[no-any-return]
-
-
-def _is_state(state: Any) -> bool:
     import torch
 
-    return isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    )
+    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
+        content = inner
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
+    ):
+        raise InputError(f"{at}.weights: {name} holds no table of tensors")
+    return content
+
+
+def _inner(content: Mapping[Any, Any]) -> Any:
+    """The table within a table, None where there is none."""
+    return next((content[key] for key in WRAPPINGS if isinstance(content.get(key), Mapping)), None)
 
 
 def load_into(module: "torch.nn.Module", path: Path, at: str) -> None:
@@ -78,11 +82,9 @@ def load_into(module: "torch.nn.Module", path: Path, at: str) -> None:
     missing = sorted(_needed(own) - set(state))
     unexpected = sorted(set(state) - set(own))
     if wrong or missing or unexpected:
-        raise InputError(
-            f"{at}.weights: {path.name} is made for another architecture: {_some(missing)} missing, "
-            f"{_some(unexpected)} unexpected, {_some(wrong)} of another shape"
-            f"{_reason(own, state, wrong) or '; correct model'}"
-        )
+        differing = differences(missing, unexpected, wrong)
+        reason = _reason(own, state, wrong) or "; correct model"
+        raise InputError(f"{at}.weights: {path.name} {differing}{reason}")
     own.update(state)  # keeps the versions of its parts, which some of them ask for
     module.load_state_dict(own)
 
@@ -96,8 +98,8 @@ def _renamed(own: State, state: State, *, ordered: bool) -> State:
     stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     if prefix and set(stripped) <= set(own) and _needed(own) <= set(stripped):
         return stripped
-    ours = [name for name in own if not name.endswith(_COUNTER)]
-    theirs = [name for name in state if not name.endswith(_COUNTER)]
+    ours = [name for name in own if not name.endswith(COUNTER)]
+    theirs = [name for name in state if not name.endswith(COUNTER)]
     pairs = list(zip(ours, theirs, strict=False))
     shared = set(ours) & set(theirs)
     at_their_places = all(a == b for a, b in pairs if a in shared or b in shared)
@@ -115,12 +117,20 @@ def _prefix(own: State, state: State) -> str:
 
 
 def _needed(own: State) -> set[str]:
-    return {name for name in own if not name.endswith(_COUNTER)}
+    return {name for name in own if not name.endswith(COUNTER)}
 
 
 def _kind(name: str, state: State) -> tuple[str, object]:
     """A tensor's last name (`weight`, `bias`, …) and shape."""
     return name.rpartition(".")[2], state[name].shape
+
+
+def differences(missing: list[str], unexpected: list[str], wrong: list[str]) -> str:
+    """That a file is another architecture's, by names of tensors, shortly. wrong: of another shape."""
+    return (
+        f"is made for another architecture: {_some(missing)} missing, {_some(unexpected)} "
+        f"unexpected, {_some(wrong)} of another shape"
+    )
 
 
 def _some(names: list[str]) -> str:
