@@ -13,7 +13,7 @@ import torch
 from pipeline import embeddings, frozen, pace, runtimes, taps
 from pipeline.architectures import tapped
 from pipeline.backbones import freezing
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.images import Preprocessing, preprocess
 from pipeline.images.views import CLEAN, Views, render
 from pipeline.params import BackboneParams, PreprocessingParams
@@ -189,6 +189,22 @@ def test_extract__layer_added__computes_that_layer_alone_and_equals_a_clean_run(
     assert opened.fingerprint_of("layer2") == second.fingerprint
     with pytest.raises(ConfigurationError, match="unknown layer 'layer3'; did you mean 'layer2'"):
         opened.take(rows, layer="layer3")
+
+
+def test_embeddings_verify__file_of_fewer_layers_than_the_backbone__is_refused(
+    freeze, project, tmp_path
+):
+    from pipeline.cli.embeddings import verify
+
+    places = project(freeze())
+    run(places)
+    beside = tmp_path / "artifacts" / "embeddings" / "b.h5"
+    beside.parent.mkdir(parents=True)
+    shutil.copy(places.embeddings, beside)
+    folder = tmp_path / "artifacts" / "backbones" / embeddings.open(beside).attributes["backbone"]
+    shutil.copytree(freeze(layers=["penultimate", "layer2"]), folder)
+    with pytest.raises(IntegrityError, match=r"is not of the backbone .*layers/layer2 is"):
+        verify(str(beside))
 
 
 def test_extract__layer_and_photos_added_at_once__computes_each_missing_part_once(

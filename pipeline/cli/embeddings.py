@@ -32,6 +32,9 @@ def verify(file: str) -> int:
 
 def _compare(path: Path, cached: Embeddings, backbone: FrozenBackbone) -> None:
     found = differences(backbone.fields, cached.attributes["fingerprint_fields"])
+    if not found:
+        there = {one["dataset"]: one["fingerprint"] for one in cached.attributes["outputs"]}
+        found = differences({one.dataset: one.fingerprint for one in backbone.outputs}, there)
     if found:
         raise IntegrityError(
             f"{path} is not of the backbone in {backbone.folder}: {'; '.join(found)}; "
