@@ -1,6 +1,6 @@
 """A head on a split -> numbers with intervals, and which head is best."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,10 +221,16 @@ def _by_layer(result: Result) -> Iterator[dict[str, Any]]:
         yield dict(zip(LAYERS, [result.backbone, result.head, layer, *figures], strict=True))
 
 
-def describe(summary: dict[str, Any]) -> str:
+def controls(results: Iterable[Result]) -> set[tuple[str, str]]:
+    """(backbone, head) of those that are never the best."""
+    return {(result.backbone, result.head) for result in results if result.control}
+
+
+def describe(summary: dict[str, Any], controls: Collection[tuple[str, str]] = ()) -> str:
     """The table of heads for the terminal, best by validation first.
 
-    Validation and test accuracy, its 95 % interval, the number of test images.
+    Validation and test accuracy, its 95 % interval, the number of test images. controls: see
+    `controls`; they are marked.
     """
     best = summary.get("best", {})
     named = [
@@ -236,7 +242,9 @@ def describe(summary: dict[str, Any]) -> str:
     named.sort(key=lambda row: _order(row[2], row[0], row[1]))
     rows = [("backbone", "head", "val", "test", "95 % interval", "n", "")]
     for backbone, head, splits in named:
-        mark = "best" if (backbone, head) == (best.get("backbone"), best.get("head")) else ""
+        mark = "control" if (backbone, head) in controls else ""
+        if (backbone, head) == (best.get("backbone"), best.get("head")):
+            mark = "best"
         rows.append((backbone, head, *_figures(splits), mark))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

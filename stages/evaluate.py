@@ -10,7 +10,7 @@ def main() -> None:
     run = project.params.run
     results = evaluation.evaluate(project.artifacts, run.backbones, run.heads)
     summary = evaluation.write(project.artifacts / "evaluation", results)
-    print(evaluation.describe(summary))
+    print(evaluation.describe(summary, evaluation.controls(results)))
 
 
 if __name__ == "__main__":

@@ -322,8 +322,8 @@ def test_results__after_a_run__are_the_table_and_the_report(desk):
         "16",
         "best",
     ]
-    assert rows[2] == ["raw", "dummy", "-", "0.5000", "0.2500", "to", "0.7500", "16"]
-    assert done.out == evaluation.describe(SUMMARY) + "\n"
+    assert rows[2] == ["raw", "dummy", "-", "0.5000", "0.2500", "to", "0.7500", "16", "control"]
+    assert done.out == evaluation.describe(SUMMARY, {("raw", "dummy")}) + "\n"
     report = desk.folder / "artifacts" / "report.html"
     report.touch()
     assert desk.headstart("results").out.splitlines()[-1] == f"report: {report}"
@@ -359,7 +359,8 @@ def test_results__dvc_would_run_stages__end_with_a_line_that_says_so(
     monkeypatch.setattr(dvc, "changed_stages", lambda root: changed)
     done = desk.headstart("results")
     assert (done.code, done.err) == (0, "")
-    assert done.out == f"{evaluation.describe(SUMMARY)}\n\n{line}\n"
+    table = evaluation.describe(SUMMARY, {("raw", "dummy")})
+    assert done.out == f"{table}\n\n{line}\n"
 
 
 def test_results__images_left_out__are_a_table_for_each_list(desk):

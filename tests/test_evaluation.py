@@ -200,6 +200,18 @@ def test_no_test_images__leaves_val_figures_and_a_best_without_a_test_figure(tmp
     ]
 
 
+def test_describe__controls__are_marked_and_the_others_not():
+    scores = {"val": {"accuracy": 0.5}}
+    summary = {"raw": {"logistic": scores}, "net": {"logistic": scores, "dummy": scores}}
+    marked = evaluation.describe(summary, {("raw", "logistic"), ("net", "dummy")}).splitlines()
+    ends = {tuple(line.split()[:2]): line.split()[-1] for line in marked[1:]}
+    assert ends == {
+        ("net", "dummy"): "control",
+        ("net", "logistic"): "0",
+        ("raw", "logistic"): "control",
+    }
+
+
 def test_no_val_images_any_more__leaves_test_figures_and_no_best(run):
     run.train("nearest_mean")
     run.labels.split[at(run.labels, "val")] = "train"

@@ -180,8 +180,8 @@ def _drift(
     )
     try:
         drifts = [
-            frozen.check_drift(now, then, precision=entry.precision, what=f"{at}: {what}{layer}")
-            for now, then, layer in zip(measured, expected, names, strict=True)
+            frozen.check_drift(made, origin, precision=entry.precision, what=f"{at}: {what}{layer}")
+            for made, origin, layer in zip(measured, expected, names, strict=True)
         ]
     except IntegrityError as error:
         if entry.precision == "float32":

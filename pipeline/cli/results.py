@@ -7,6 +7,7 @@ from pipeline import evaluation, heads
 from pipeline.cli import dvc
 from pipeline.dataset import problem_table, read_problems
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 from pipeline.project import Project, open_project
 
 
@@ -16,7 +17,7 @@ def run() -> int:
     artifacts = project.artifacts
     path = artifacts / "evaluation" / "metrics.json"
     try:
-        table = evaluation.describe(json.loads(path.read_bytes()))
+        table = evaluation.describe(json.loads(path.read_bytes()), _controls(project))
     except FileNotFoundError:
         raise InputError(f"{path} is not there yet; run 'dvc repro'") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -44,6 +45,19 @@ def _seen(project: Project) -> Iterator[str]:
             record = heads.load_record(folder, name)
             said = [seen] if (seen := heads.seen(record)) else []
             yield from (f"{backbone} / {name}: {text}" for text in (*said, *record.notes))
+
+
+def _controls(project: Project) -> set[tuple[str, str]]:
+    """(backbone, head) of the run's controls; see `evaluation.controls`."""
+    params = project.params
+    plain = {name for name, one in params.backbones.items() if one.source in CONTROL_SOURCES}
+    dull = {name for name, one in params.heads.items() if one.kind in CONTROL_KINDS}
+    return {
+        (backbone, head)
+        for backbone in params.run.backbones
+        for head in params.run.heads
+        if backbone in plain or head in dull
+    }
 
 
 def _left_out(project: Project) -> Iterator[list[str]]:
