@@ -98,7 +98,8 @@ def _without(layer: str | None, cached: dict[str, Embeddings]) -> dict[str, str]
     """Which backbones do not have the layer that is asked for, in words."""
     return {
         name: f"has no embeddings of layer {layer!r}, only of {', '.join(one.layers)}; "
-        f"add it to backbones.{name}.layers in params.yaml, then run 'dvc repro extract@{name}'"
+        f"add it to backbones.{name}.layers in params.yaml, then run 'dvc repro extract@{name}'; "
+        f"'headstart backbones show {name}' lists what there is"
         for name, one in cached.items()
         if layer is not None and layer not in one.layers
     }
