@@ -334,6 +334,16 @@ class TestScores:
         assert len(marked) == 1
         assert page.rows[2] == marked[0]
 
+    @pytest.mark.parametrize(("reached", "said"), [(1.0, True), (0.99, False)])
+    def test_headline__control_as_good_as_the_best__says_so(self, tmp_path, reached, said):
+        case = Case(tmp_path, backbones=("small", "raw"), sources={"raw": "pixels"}).build()
+        path = case.artifacts / "evaluation/metrics.json"
+        metrics = json.loads(path.read_text())
+        metrics["raw"]["logistic"]["val"]["accuracy"] = reached
+        path.write_text(json.dumps(metrics))
+        text = case.page().text.replace("\u00a0", " ")
+        assert ("The control logistic on raw is no worse there, 100.0 %" in text) == said
+
     def test_report__all_controls__says_there_is_no_best(self, tmp_path):
         case = Case(tmp_path, heads=("prior",), kinds={"prior": "dummy"}).build()
         assert "best" not in json.loads((case.artifacts / "evaluation/metrics.json").read_text())

@@ -65,7 +65,22 @@ def _chosen(run: Run) -> str:
     return (
         f"It was chosen {among}, controls aside, by validation accuracy: "
         f"{percent(val.get('accuracy', 0.0))} of {counted(val.get('n', 0), 'image')}. "
-        "The test images took no part in the choice."
+        f"The test images took no part in the choice.{_beaten(run, val.get('accuracy'))}"
+    )
+
+
+def _beaten(run: Run, accuracy: float | None) -> str:
+    """A sentence where a control is as good on validation as the head of this accuracy."""
+    controls = [head for head in run.heads if head.control and head.val]
+    if accuracy is None or not controls:
+        return ""
+    first = controls[0]  # of the controls the best by validation
+    reached: float = (first.val or {})["accuracy"]
+    if reached < accuracy:
+        return ""
+    return (
+        f" The control {first.name} on {first.backbone} is no worse there, {percent(reached)}: "
+        "what pretraining brings does not show on these images."
     )
 
 
