@@ -36,6 +36,9 @@ MEASURED = {"cpu": 2000, "cuda": 50_000, "compiled": 1_000_000}
 A GPU's batch takes some seconds to find, and compiling for it up to some minutes.
 """
 
+SHARD_BYTES = 64 << 20
+"""Of vectors, at most: a worker holds a shard's until it is stored."""
+
 ROUNDS = 3
 """How often the file is begun where rows turn out damaged or gone as it is written."""
 
@@ -232,12 +235,13 @@ def _compute(run: _Run, group: _Group, summary: Summary) -> list[Problem]:
     """Run the shards of what is missing; adds to `summary` and returns what failed."""
     _check_root(run.places.root)
     total = int(group.images.sum())
+    most = _most_images(run.backbone, group.outputs)
 
     def shards(context: Context, pace: Pace) -> Iterator[Shard]:
         left = group.images
         if pace.done:  # begun again, with what a GPU that ran out of memory has left to do
             left = left & _lacking(run.images, run.refreshed(), []).any(axis=1)
-        return _shards(run.images, left, context, pace)
+        return _shards(run.images, left, context, pace, most)
 
     report = run.places.runs / f"dask-{run.backbone.name}.html"
     tally = compute(shards, _context(run, group), run.execution, total=total, report=report)
@@ -255,11 +259,19 @@ def _compute(run: _Run, group: _Group, summary: Summary) -> list[Problem]:
     return problems
 
 
-def _shards(images: Catalog, missing: Array, context: Context, pace: Pace) -> Iterator[Shard]:
-    """Cut as they are asked for, so that the pace so far tells their size."""
+def _most_images(backbone: FrozenBackbone, datasets: tuple[str, ...]) -> int:
+    """Of a shard, so that the vectors made of them fit into SHARD_BYTES."""
+    dims = sum(one.dim for one in backbone.outputs if one.dataset in datasets)
+    return max(1, SHARD_BYTES // (dims * np.dtype(backbone.storage).itemsize))
+
+
+def _shards(
+    images: Catalog, missing: Array, context: Context, pace: Pace, most: int
+) -> Iterator[Shard]:
+    """Cut as they are asked for, so that the pace so far tells their size, up to `most` images."""
     named = images.named(missing)
     left = int(missing.sum())
-    while some := tuple(islice(named, pace.shard_size(left))):
+    while some := tuple(islice(named, min(most, pace.shard_size(left)))):
         yield Shard(context, some)
         left -= len(some)
 

@@ -682,7 +682,7 @@ def test_shards__any_number_of_images__are_whole_and_within_bounds(
     context = Context("/photos", "/raw", "/store", "cpu", None, None, None, (), Terms("{}"))
     going = pace.Pace(int(missing.sum()), slots)
     shards = []
-    for shard in extraction._shards(listed, missing, context, going):
+    for shard in extraction._shards(listed, missing, context, going, 10**6):
         shards.append(shard)
         going.add(len(shard.images), len(shard.images) * seconds)
     cut = [image for shard in shards for image in shard.images]

@@ -109,7 +109,9 @@ def test_freeze__several_layers__are_what_the_network_itself_makes(weights, free
     ]
 
 
-def test_freeze__layer_that_keeps_onnxruntime_from_fusing__is_told_in_the_fingerprint(freeze):
+def test_freeze__layer_that_keeps_onnxruntime_from_fusing__is_told_in_the_fingerprint(
+    freeze, weights, tmp_path, capsys
+):
     """A convolution's output is fused with the normalisation behind it, unless it is tapped."""
     alone, several = frozen.load(freeze()), frozen.load(freeze(layers=SEVERAL))
     joint = {one.tap.name: one.jointly for one in several.layers}
@@ -117,6 +119,12 @@ def test_freeze__layer_that_keeps_onnxruntime_from_fusing__is_told_in_the_finger
     assert joint["penultimate"] == tuple(sorted(SEVERAL))
     assert several.fingerprint != alone.fingerprint
     assert several.fields["jointly"] == sorted(SEVERAL)
+    given = entry(weights, preprocessing=SMALL_PARAMS, runtime="onnx", layers=SEVERAL)
+    freezing.freeze("b", given, tmp_path / "b", locate=Path)
+    said = capsys.readouterr().err
+    assert "b: onnxruntime computes penultimate, layer4.0.conv1 with other bits" in said or (
+        "b: onnxruntime computes penultimate with other bits" in said
+    )
     with_two = frozen.load(freeze(layers=["layer2", "penultimate"]))
     assert with_two.outputs[0].fingerprint == several.outputs[1].fingerprint
 
@@ -260,6 +268,18 @@ def test_extract__averaging__is_the_mean_over_its_views(freeze, project, tta):
     expected = runtime.embed(views).astype(np.float64).mean(axis=0)
     row = opened.rows(np.array([sha256], "S64"))
     np.testing.assert_allclose(opened.take(row)[0], expected, rtol=2e-3, atol=1e-4)
+
+
+def test_extract__vectors_that_are_long__are_stored_a_few_images_a_shard(
+    freeze, project, monkeypatch
+):
+    from pipeline import extraction
+
+    places = project(freeze(layers=["layer2@flatten"]))
+    backbone = frozen.load(places.backbone)
+    monkeypatch.setattr(extraction, "SHARD_BYTES", 2 * 2 * backbone.dim)  # of two images
+    assert counts(run(places)) == (12, 12, 0, 0)
+    assert len(list((places.store / backbone.fingerprint).glob("*.h5"))) == 6
 
 
 def test_extract__view_added__keeps_the_others(freeze, project):

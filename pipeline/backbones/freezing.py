@@ -1,5 +1,6 @@
 """Freezing: a pretrained network -> one file that a runtime takes, and its record."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -157,6 +158,15 @@ _WRITE = {"onnx": _write_onnx, "torch": _write_torch}
 
 def _joined(record: FrozenBackbone, jointly: list[tuple[str, ...]]) -> FrozenBackbone:
     """The record of a file that is there."""
+    if changed := [
+        layer.tap.name for layer, names in zip(record.layers, jointly, strict=True) if names
+    ]:
+        print(
+            f"headstart: {record.name}: onnxruntime computes {', '.join(changed)} with other bits "
+            "beside these layers than alone, so their fingerprints name them all, and such layers "
+            "are embedded anew; a block's end instead of a tensor within it avoids that",
+            file=sys.stderr,
+        )
     layers = tuple(
         replace(layer, jointly=names) for layer, names in zip(record.layers, jointly, strict=True)
     )
