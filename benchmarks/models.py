@@ -241,7 +241,6 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "runtime",
         "1 - cosine",
         "drift",
-        "seconds",
         "reason",
     )
     lines = [
@@ -263,10 +262,10 @@ def page(outcomes: Sequence[Outcome]) -> str:
 def _line(one: Outcome) -> str:
     reason = one.reason.replace("|", "\\|")
     if not one.runtime:
-        return f"| {one.model} |  |  |  | neither |  |  |  | {reason} |"
+        return f"| {one.model} |  |  |  | neither |  |  | {reason} |"
     cells = (
         one.model, f"{one.params / 1e6:.1f} M", one.dim, one.layers, one.runtime,
-        f"{max(0.0, 1 - one.cosine):.0e}", f"{one.drift:.0e}", f"{one.seconds:.0f}", reason,
+        f"{max(0.0, 1 - one.cosine):.0e}", f"{one.drift:.0e}", reason,
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
 

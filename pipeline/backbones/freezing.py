@@ -195,7 +195,8 @@ def _drift(
         ]
     except IntegrityError as error:
         if entry.precision == "float32":
-            raise
+            other = "; write runtime: torch" if entry.runtime == "onnx" else ""
+            raise IntegrityError(f"{error}{other}") from None
         raise ConfigurationError(
             f"{error}: too coarse for this network; write precision: float32"
         ) from None
