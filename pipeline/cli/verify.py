@@ -101,7 +101,9 @@ def _as_text(name: str, found: Verified) -> str:
         *table(rows),
     ]
     if found.own_recipe:
-        lines.append("decode, resize and crop: not compared, since there is no maker's preprocessing to compare with")
+        lines.append(
+            "decode, resize and crop: not compared, since there is no maker's preprocessing to compare with"
+        )
     whole = found.whole
     lines.append(
         f"from file to stored vector: cosine at least {whole.cosine:.6f}, "
