@@ -117,6 +117,7 @@ def extract(places: Places, execution: "ExecutionParams", *, max_failed: float) 
             if groups and changed:
                 print(f"headstart: {changed}", file=sys.stderr)
             for group in groups:
+                _tell(run, group)
                 problems += _compute(run, group, summary)
             if groups:
                 stores = run.refreshed()  # shards seen long ago are checked again
@@ -143,6 +144,13 @@ class _Group:
 
     outputs: tuple[str, ...]
     images: Array
+
+
+def _tell(run: _Run, group: _Group) -> None:
+    """Say what is made where it is not all that the backbone gives."""
+    if len(group.outputs) < len(run.backbone.outputs):
+        count, names = int(group.images.sum()), ", ".join(group.outputs)
+        print(f"headstart: {run.backbone.name}: of {count} images only {names}", file=sys.stderr)
 
 
 def _lacking(images: Catalog, stores: Stores, problems: list[Problem]) -> Array:

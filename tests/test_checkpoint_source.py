@@ -196,3 +196,31 @@ def test_fill__classifier_of_another_width__is_none(trained):
     del state["fc.bias"]
     made = body.fill(parts, state, "x.pth", AT)
     assert np.array_equal(made(torch.ones(1, 96)).detach().numpy(), np.full((1, 3), 96.0))
+
+
+def test_checkpoint__names_behind_what_its_maker_called_it__are_found(tmp_path):
+    module = timm.create_model("test_resnet", num_classes=3)
+    state = {f"net.{name}": tensor for name, tensor in module.state_dict().items()}
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": state}, path)
+    given = BackboneParams(
+        source="checkpoint",
+        model="timm/test_resnet",
+        weights=f"file:{path}",
+        sha256=files.sha256_of(path),
+    )
+    loaded = SOURCES["checkpoint"].load(given, "b", Path).network.module.state_dict()
+    assert torch.equal(loaded["conv1.0.weight"], state["net.conv1.0.weight"])
+
+
+def test_checkpoint__under_another_key__names_what_the_file_holds(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"ema": {"w": torch.zeros(2)}, "epoch": 3}, path)
+    given = BackboneParams(
+        source="checkpoint",
+        model="timm/test_resnet",
+        weights=f"file:{path}",
+        sha256=files.sha256_of(path),
+    )
+    with pytest.raises(InputError, match=r"no table of tensors but ema, epoch; save the model's"):
+        SOURCES["checkpoint"].load(given, "b", Path)

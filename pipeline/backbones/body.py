@@ -53,13 +53,20 @@ def _bare(
     """A file's tensors without the prefixes that all of them have but a classifier beside them."""
     while not own.keys() & state.keys():
         inside = [name for name in state if not name.startswith(foreign)] or list(state)
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in inside)), None)
+        known = (p for p in (*_PREFIXES, _own_prefix(inside, own)) if p)
+        prefix = next((p for p in known if all(name.startswith(p) for name in inside)), None)
         if prefix is None or not inside:
             break
         stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
         state = {**stripped, **beside}
     return state
+
+
+def _own_prefix(names: list[str], own: "Mapping[str, torch.Tensor]") -> str:
+    """What the file's maker called the model, `net.` say, where the body's names stand behind it."""
+    prefix = names[0].partition(".")[0] + "." if names else ""
+    return prefix if any(name.removeprefix(prefix) in own for name in names) else ""
 
 
 def _classifier(parts: "Parts", state: "dict[str, torch.Tensor]") -> "torch.nn.Linear | None":

@@ -62,7 +62,11 @@ def table(content: Any, name: str, at: str) -> State:
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()
     ):
-        raise InputError(f"{at}.weights: {name} holds no table of tensors")
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
+        held = f" but {keys}" if keys else ""
+        raise InputError(
+            f"{at}.weights: {name} holds no table of tensors{held}; save the model's state_dict() alone"
+        )
     return content
 
 
