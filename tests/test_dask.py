@@ -68,7 +68,8 @@ def test_extract__worker_killed_midway__is_named_and_the_run_ends_in_the_same_by
         end_family(cluster.workers.pop())
         code, out, err = finish(run)
     assert (code, out) == (0, "(120, 120, 0, 0)"), err
-    assert "was lost; its shards are done again" in err
+    # the second worker may still have been loading when it was ended, on a slow machine
+    assert "was lost; its shards are done again" in err or "ended while it loaded" in err
     assert digest(tmp_path, pixels) == expected
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,20 +59,24 @@ def freeze(subjects: Sequence[Subject], folder: Path, *, threads: int) -> None:
             _freeze(modules[subject.model], subject, folder)
 
 
-def _build(subject: Subject) -> dict[str, str]:
+def _recipe(subject: Subject) -> Preprocessing:
+    return Preprocessing(subject.crop * 8 // 7, subject.crop, "bilinear", MEAN, STD)
+
+
+def _build(subject: Subject) -> dict[str, Any]:
     return {
         "source": subject.source,
         "architecture": subject.model,
+        "preprocessing": _recipe(subject).as_dict(),
         "package": f"{subject.source} {metadata.version(subject.source)}",
     }
 
 
 def _freeze(module: torch.nn.Module, subject: Subject, folder: Path) -> None:
-    recipe = Preprocessing(subject.crop * 8 // 7, subject.crop, "bilinear", MEAN, STD)
+    recipe = _recipe(subject)
     fields = {
         **_build(subject),
         "weights_sha256": f"random, seed {SEED}",
-        "preprocessing": recipe.as_dict(),
         "layer": "penultimate",
         "pooling": "default",
         "runtime": subject.runtime,
