@@ -35,6 +35,7 @@ def stored(vectors, backbone, names):
 worker._plainly_embedded = getattr(worker, "_plainly_embedded", worker._embedded)
 
 def embedded(shard, loaded):
+    open(f"at-work-{os.getpid()}", "w").close()
     batch = shard.context.batch_size or 4
     if batch > int(os.environ.get("HS_ROOM", 1000)):
         raise DeviceMemoryError(f"the GPU has no memory for {batch} images", batch)
@@ -62,6 +63,10 @@ class Desk:
     @property
     def file(self) -> Path:
         return self.folder / "scheduler.json"
+
+    def is_at_work(self, worker: subprocess.Popen) -> bool:
+        """Whether a worker without a nanny, which loads ODD, has begun a shard."""
+        return (self.folder / f"at-work-{worker.pid}").exists()
 
     @property
     def address(self) -> str:

@@ -32,22 +32,12 @@ class Checkpoint:
 
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:
         """Build the architecture, load its body from the file, and its classifier if it is there."""
-        from pipeline.backbones.network import TorchNetwork
-
         path = weights.weights_file(entry, at, locate)
         if path is None:
             raise ConfigurationError(f"{at}.weights is no file")
         made = named.build(entry, at)
         classifier = body.load(made.parts, path, at)
-        return Pretrained(
-            network=TorchNetwork(made.parts.body),
-            preprocessing=made.preprocessing,
-            architecture=str(entry.model),
-            package=made.package,
-            licence=LICENCE,
-            classifier=classifier,
-            transform=made.transform,
-        )
+        return named.pretrained(made, entry, licence=LICENCE, classifier=classifier)
 
 
 SOURCE = Checkpoint()

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.architectures import is_detector
 from pipeline.backbones import detection, timm, torchvision
-from pipeline.backbones.source import Description, preprocessing_or
+from pipeline.backbones.source import Description, Pretrained, preprocessing_or
 from pipeline.errors import ConfigurationError
 from pipeline.images import Preprocessing
 from pipeline.names import unknown
 from pipeline.params import BackboneParams
 
 if TYPE_CHECKING:
+    import torch
+
     from pipeline.architectures.named import Parts
 
 _MODELS: dict[str, Callable[[], list[str]]] = {
@@ -56,6 +58,23 @@ def build(entry: BackboneParams, at: str) -> Named:
     own, package = _own(parts, entry, at)
     transform = None if entry.preprocessing else _transform(parts, entry, at)
     return Named(parts, preprocessing_or(entry, own, at), package, transform)
+
+
+def pretrained(
+    made: Named, entry: BackboneParams, *, licence: str, classifier: "torch.nn.Module | None" = None
+) -> Pretrained:
+    """The architecture with the weights that its body has by now; licence: theirs."""
+    from pipeline.backbones.network import TorchNetwork
+
+    return Pretrained(
+        network=TorchNetwork(made.parts.body),
+        preprocessing=made.preprocessing,
+        architecture=str(entry.model),
+        package=made.package,
+        licence=licence,
+        classifier=classifier,
+        transform=made.transform,
+    )
 
 
 def describe(entry: BackboneParams, at: str, *, licence: str) -> Description:

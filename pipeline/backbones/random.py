@@ -39,19 +39,11 @@ class Random:
     def load(self, entry: BackboneParams, at: str, locate: Locate) -> Pretrained:  # noqa: ARG002
         """Build the architecture under the seed and calibrate it."""
         from pipeline.backbones import calibration
-        from pipeline.backbones.network import TorchNetwork
 
         with calibration.seeded(entry.seed):
             made = named.build(entry, at)
         calibration.calibrate(made.parts.body, made.preprocessing)
-        return Pretrained(
-            network=TorchNetwork(made.parts.body),
-            preprocessing=made.preprocessing,
-            architecture=str(entry.model),
-            package=made.package,
-            licence=LICENCE,
-            transform=made.transform,
-        )
+        return named.pretrained(made, entry, licence=LICENCE)
 
 
 SOURCE = Random()
