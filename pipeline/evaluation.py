@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
@@ -19,6 +18,7 @@ from pipeline.features import Gathered, Images
 from pipeline.heads import Record
 from pipeline.metrics import Scored
 from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
+from pipeline.prediction import predict
 
 EVALUATED = (Split.VAL, Split.TEST)
 LAYERS = ("backbone", "head", "layer", "accuracy", "low", "high", "model")
@@ -45,19 +45,6 @@ class Result:
     classes: tuple[str, ...]
     control: bool
     by_layer: Sequence[dict[str, Any]] = ()
-
-
-def predict(
-    classifier: Any, X: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64] | None]:
-    """Predicted codes (N,) int64 and probabilities (N, K) float64, or None where it has none."""
-    if len(X) == 0:
-        return np.empty(0, np.int64), None
-    if not hasattr(classifier, "predict_proba"):
-        return np.asarray(classifier.predict(X), dtype=np.int64), None
-    probabilities = np.asarray(classifier.predict_proba(X), dtype=np.float64)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by a little
-    return probabilities.argmax(axis=1).astype(np.int64), probabilities
 
 
 def evaluate(artifacts: Path, backbones: Iterable[str], head_names: list[str]) -> list[Result]:
@@ -88,7 +75,7 @@ def _of_head(
     control = record.kind in CONTROL_KINDS or cached.source in CONTROL_SOURCES
     fits, vectors = (fitted.train, fitted.train_val), np.split(X, [len(images[0].rows)])
     for split, fit, rows, seen in zip(EVALUATED, fits, vectors, images, strict=True):
-        predicted, probabilities = predict(fit, rows)
+        predicted, probabilities = predict(fit, rows, fitted.temperature)
         y, classes = seen.codes(fitted.classes), fitted.classes
         scored = Scored(y, predicted, probabilities, len(classes))
         who, by_layer = (folder.name, name, split), record.by_layer

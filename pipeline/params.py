@@ -29,6 +29,7 @@ Pooling = Literal["avg", "max", "gem", "cls", "patch_mean", "flatten"]
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 LayerNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Enhancement = str | Annotated[list[str], Field(min_length=1)] | None
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -94,7 +95,13 @@ class HeadParams(BaseModel):
     """One head: its kind and what it sees; the kind itself checks the options beside these.
 
     layers: of the backbone's, their vectors joined; None: its first, `all`, or `best`: the one, or
-    all joined, with the best validation score; views: it trains on the augmented views too.
+    all joined, with the best validation score; views: it trains on the augmented views too;
+    enhance: what is done to the vectors before the classifier, in this order, None: the kind's own;
+    search: the name of a grid, None: the kind's own; cv: folds of the training images that the
+    option is chosen on, None: it is chosen on the validation images; calibrate: its probabilities
+    are brought to the right sharpness on the validation images, None: where it has none of its own;
+    seeds: how many draws of train and val its validation accuracy is told for; wanted_precision:
+    below which share of right answers it should rather abstain.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
@@ -102,6 +109,12 @@ class HeadParams(BaseModel):
     kind: str
     layers: LayerNames | Literal["all", "best"] | None = None
     views: bool = False
+    enhance: Enhancement = None
+    search: str | None = None
+    cv: Annotated[int, Field(ge=2, le=20)] | None = None
+    calibrate: bool | None = None
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    wanted_precision: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

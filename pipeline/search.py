@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import evaluation, metrics
+from pipeline import metrics
 from pipeline.heads import Recipe, Setting
 from pipeline.metrics import Scored
+from pipeline.prediction import predict
 
 STRIDE = 4
 RISES = 3
@@ -63,7 +64,7 @@ def choose(
 
 def scores(classifier: Any, X: Vectors, y: Codes) -> Scored:
     """What a fitted classifier or pipeline says of labelled rows."""
-    predicted, probabilities = evaluation.predict(classifier, X)
+    predicted, probabilities = predict(classifier, X)
     return Scored(y, predicted, probabilities, classes=len(classifier.classes_))
 
 

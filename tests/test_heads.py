@@ -18,7 +18,7 @@ import stages.evaluate
 import stages.train
 from pipeline import dataset, evaluation, files, heads
 from pipeline.errors import ConfigurationError, IntegrityError
-from pipeline.heads import HEADS, Recipe, Setting
+from pipeline.heads import HEADS, Recipe, Setting, grids, kernel
 from pipeline.params import HeadParams
 from pipeline.search import choose
 from tests.contracts_heads import (
@@ -61,27 +61,27 @@ def test_recipe__unknown_kind__names_the_near_miss():
 
 
 def test_grids__lead_from_the_most_regularised_on__evenly():
-    for grid in (heads.C_GRID, heads.SVM_GRID, heads.RBF_GRID):
+    for grid in (grids.C_GRID, grids.SVM_GRID, grids.RBF_GRID):
         steps = np.diff(np.log10(grid))
         assert (steps > 0).all()
         np.testing.assert_allclose(steps, steps[0])
-    assert (np.diff(heads.ALPHA_GRID) < 0).all()
-    assert (np.diff(heads.K_GRID) < 0).all()
+    assert (np.diff(grids.ALPHA_GRID) < 0).all()
+    assert (np.diff(grids.K_GRID) < 0).all()
 
 
 def test_c_grid__is_that_of_the_linear_probe_protocol():
-    assert len(heads.C_GRID) == 45
-    np.testing.assert_allclose([heads.C_GRID[0], heads.C_GRID[-1]], [1e-6, 1e5])
+    assert len(grids.C_GRID) == 45
+    np.testing.assert_allclose([grids.C_GRID[0], grids.C_GRID[-1]], [1e-6, 1e5])
 
 
 def test_rbf_svm__many_rows_of_many_dimensions__works_on_principal_components():
-    enough, few = heads.PCA_ROWS, heads.PCA_ROWS - 1
+    enough, few = kernel.PCA_ROWS, kernel.PCA_ROWS - 1
     assert [len(built("rbf_svm", rows=rows, dim=1280).steps) for rows in (few, enough)] == [2, 3]
 
 
 def test_rbf_svm__many_rows_of_few_dimensions__are_fitted():
     random = np.random.default_rng(0)
-    X = random.normal(size=(heads.PCA_ROWS, 4))
+    X = random.normal(size=(kernel.PCA_ROWS, 4))
     y = (X[:, 0] > 0).astype(int)
     assert built("rbf_svm", rows=len(X), dim=4).fit(X, y).score(X, y) > 0.9
 

@@ -113,7 +113,7 @@ def test_repro__execution_changed__runs_no_stage(project):
 
 
 def test_repro__heads_py_edited__extracts_nothing(project):
-    with (project.folder / "pipeline" / "heads.py").open("a") as file:
+    with (project.folder / "pipeline" / "heads" / "__init__.py").open("a") as file:
         file.write("\n# edited\n")
     computed, ran = passes(project)
     assert computed == 0

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline import evaluation, heads, metrics, selection
 from pipeline.errors import InputError
-from pipeline.heads import C_GRID, HEADS, Recipe, Setting
+from pipeline.heads import HEADS, Recipe, Setting
+from pipeline.heads.grids import C_GRID
 from pipeline.metrics import Scored
 from pipeline.params import HeadParams
 from pipeline.search import FINE_TOLERANCE, STRIDE, Search, choose
