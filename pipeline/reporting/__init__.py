@@ -2,9 +2,13 @@
 
     records     what the artifacts say, checked
     scores      the headline, the table of heads and the plot of their test accuracy
+    transfer    whether a backbone beats raw pixels and random weights
     layers      the plot of validation accuracy by layer
     plots       accuracies and intervals -> places in a drawing
     mistakes    where the best head errs: classes, confusions, pictures
+    groups      in which groups of images it errs
+    trust       calibration, abstention
+    inspection  copies, suspect labels, outliers, as pictures
     pictures    an image -> a thumbnail that stands in the page
     provenance  data, backbones, and how heads were fitted
     problems    what was left out, and why
@@ -19,7 +23,18 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
-from pipeline.reporting import layers, mistakes, problems, provenance, records, scores
+from pipeline.reporting import (
+    groups,
+    inspection,
+    layers,
+    mistakes,
+    problems,
+    provenance,
+    records,
+    scores,
+    transfer,
+    trust,
+)
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -37,8 +52,12 @@ def write(
     run = records.read(artifacts, backbones, heads)
     context = {
         **scores.describe(run),
+        **transfer.describe(artifacts),
         **layers.describe(run),
         **mistakes.describe(artifacts, root, run),
+        **groups.describe(artifacts, run),
+        **trust.describe(run),
+        **inspection.describe(artifacts, root, run),
         **provenance.describe(artifacts, run),
         **problems.describe(artifacts, root, run),
     }

@@ -1,5 +1,6 @@
 """From what the figures come: data, backbones, the fitting of heads."""
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -103,15 +104,32 @@ def _fit(head: Head) -> Fit:
         backbone=head.backbone,
         kind=head.kind,
         sees=_sees(head),
-        choice=options(head.choice),
+        choice=_chosen(head),
         search=_search(head),
         rows=" + ".join(
             f"{count(number)} {split}" for split, number in (head.images or head.rows).items()
         ),
         converged="yes" if head.converged else "no",
         warnings=warnings,
-        notes=head.notes,
+        notes=[*head.notes, *_draws(head)],
     )
+
+
+def _chosen(head: Head) -> str:
+    """The options, and on which images they were chosen where that is not val."""
+    chosen = options(head.choice)
+    return chosen if head.chosen_on == "val" or not head.trace else f"{chosen}, {head.chosen_on}"
+
+
+def _draws(head: Head) -> list[str]:
+    """How much its validation accuracy owes to the draw of train and val."""
+    if len(head.seeds) < 2:
+        return []
+    reached = [float(draw["accuracy"]) for draw in head.seeds]
+    mean, spread = statistics.mean(reached), statistics.stdev(reached)
+    said = f"over {len(reached)} draws of train and val, validation accuracy {figure(mean)}, "
+    said += f"standard deviation {figure(spread)}, {figure(min(reached))} to {figure(max(reached))}"
+    return [said]
 
 
 def _sees(head: Head) -> str:
@@ -120,7 +138,9 @@ def _sees(head: Head) -> str:
 
 
 def _search(head: Head) -> Search | None:
-    """Candidates evenly spaced, by value; None where there were fewer than two."""
+    """Candidates evenly spaced, by value; None where there were fewer than two, or of several heads."""
+    if any("member" in candidate for candidate in head.trace):
+        return None
     trace = sorted(head.trace, key=lambda candidate: float(candidate["value"]))
     if len(trace) < 2 or not head.choice:
         return None

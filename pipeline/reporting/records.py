@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
 from pipeline.errors import IntegrityError
 from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 
-_LATER = ("images", "layers", "views", "by_layer", "notes")
+_LATER = (
+    *("images", "layers", "views", "by_layer", "notes"),
+    *("enhance", "chosen_on", "temperature", "abstention", "seeds"),
+)
 """Keys of a head's record that older ones have not."""
 
 Figures = dict[str, Any]
@@ -64,6 +68,11 @@ class Head:
     views: int = 0
     by_layer: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    enhance: list[str] = field(default_factory=list)
+    chosen_on: str = "val"
+    temperature: float | None = None
+    abstention: dict[str, Any] = field(default_factory=dict)
+    seeds: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,11 @@ class Run:
 
 def read(artifacts: Path, backbones: list[str], heads: list[str]) -> Run:
     """Read what the run's backbones and heads left. Raises IntegrityError."""
-    summary = _json(artifacts / "dataset" / "summary.json", "prepare", ("classes", "splits"))
+    path = artifacts / "dataset" / "summary.json"
+    summary = json_object(path, "prepare", ("classes", "splits"))
     frozen = [_backbone(artifacts / "backbones" / name) for name in backbones]
     path = artifacts / "evaluation" / "metrics.json"
-    metrics = _json(path, "evaluate", ())
+    metrics = json_object(path, "evaluate", ())
     try:
         read = [
             _head(artifacts / "heads" / backbone.name, head, backbone, metrics)
@@ -135,14 +145,14 @@ def _best(heads: list[Head], stated: Any, path: Path) -> Head | None:
 def _backbone(folder: Path) -> Backbone:
     path, stage = folder / "backbone.json", f"freeze@{folder.name}"
     names = ("file", "file_sha256", "dim", "weights", "licence", "fingerprint", "fields")
-    record = _json(path, stage, names)
+    record = json_object(path, stage, names)
     return Backbone(name=folder.name, **{name: record[name] for name in names})
 
 
 def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) -> Head:
     path, stage = folder / f"{name}.json", f"train@{folder.name}-{name}"
     names = ("kind", "choice", "chosen_by", "trace", "at_edge", "converged", "rows", "sha256")
-    record = _json(path, stage, names)
+    record = json_object(path, stage, names)
     scored = metrics.get(backbone.name, {}).get(name, {})
     return Head(
         backbone=backbone.name,
@@ -155,14 +165,40 @@ def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) 
     )
 
 
-def _json(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that has these keys. Raises IntegrityError that names the stage to run."""
+def _content(path: Path, stage: str) -> Any:
     try:
-        value = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise missing(path, stage) from None
     except ValueError as error:
         raise damaged(path, stage, error) from None
+
+
+def json_list(path: Path, stage: str) -> list[Any]:
+    """A JSON list. Raises IntegrityError that names the stage to run."""
+    value = _content(path, stage)
+    if not isinstance(value, list):
+        raise damaged(path, stage, "no list")
+    return value
+
+
+def csv_rows(path: Path, stage: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows of a CSV that has these columns. Raises IntegrityError that names the stage to run."""
+    try:
+        rows = files.read_csv(path)
+    except FileNotFoundError:
+        raise missing(path, stage) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, stage, error) from None
+    absent = [name for name in columns if rows and rows[0].get(name) is None]
+    if absent:
+        raise damaged(path, stage, f"no {absent[0]}")
+    return rows
+
+
+def json_object(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """A JSON object that has these keys. Raises IntegrityError that names the stage to run."""
+    value = _content(path, stage)
     absent = [key for key in keys if key not in value] if isinstance(value, dict) else ["object"]
     if absent:
         raise damaged(path, stage, f"no {absent[0]}")

@@ -5,7 +5,19 @@ from typing import Any
 
 from pipeline.reporting.plots import Plot, Point, plot
 from pipeline.reporting.records import Figures, Head, Run
-from pipeline.reporting.wording import count, counted, figure, interval, percent
+from pipeline.reporting.wording import (
+    ABSENT,
+    count,
+    counted,
+    figure,
+    interval,
+    percent,
+    points,
+    probability,
+)
+
+FIGURES = ("balanced_accuracy", "macro_f1", "auroc", "log_loss", "ece")
+"""Metrics of test that the table shows beside accuracy."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +125,24 @@ def _row(head: Head, run: Run) -> Row:
             _figure(val, "accuracy"),
             _figure(test, "accuracy"),
             (interval(test.get("accuracy_ci95")), ""),
-            *(_figure(test, name) for name in ("balanced_accuracy", "macro_f1", "log_loss", "ece")),
+            _against_best(test.get("versus_best")),
+            *(_figure(test, name) for name in FIGURES),
         ],
     )
+
+
+def _against_best(stated: Figures | None) -> tuple[str, str]:
+    """The difference, and the counts behind it."""
+    if not stated:
+        return ABSENT, ""
+    low, high = stated["difference_ci95"]
+    p = probability(stated["p_holm"])
+    same = stated["verdict"] == "same"
+    hint = (
+        f"95 % interval {points(low)} to {points(high)}; right alone: this head "
+        f"{count(stated['only_this'])}, the best {count(stated['only_best'])}; p {p}"
+    )
+    return f"{points(stated['difference'])}, {'no difference' if same else 'p ' + p}", hint
 
 
 def _figure(figures: dict[str, Any], name: str) -> tuple[str, str]:

@@ -51,3 +51,14 @@ def flat(fields: Mapping[str, Any], above: str = "") -> dict[str, str]:
                 ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             )
     return rows
+
+
+def points(difference: float) -> str:
+    """+3.1, a difference of two shares in percentage points, with its sign; 0.0 has none."""
+    rounded = round(100 * difference, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "\u2212")
+
+
+def probability(p: float) -> str:
+    """0.031, of a test; below a thousandth only that it is."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
