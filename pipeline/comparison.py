@@ -115,9 +115,9 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(pair: Pair, p: float) -> str:
-    """`better`, `worse`, or `same` where chance may make such a difference. p: adjusted."""
-    if p >= LEVEL or pair.difference == 0:
+def verdict(pair: Pair, p_holm: float) -> str:
+    """`better`, `worse`, or `same` where chance may make such a difference."""
+    if p_holm >= LEVEL or pair.difference == 0:
         return "same"
     return "better" if pair.difference > 0 else "worse"
 
