@@ -16,16 +16,18 @@ ENOUGH = 10
 COLUMNS = ("backbone", "head", "split", "group", "n", "accuracy", "low", "high")
 
 
-def by_group(result: Result) -> list[dict[str, Any]]:
-    """Accuracy of each group, with Wilson's interval; ordered by name."""
+def by_group(result: Result, *, least: int = 1) -> list[dict[str, Any]]:
+    """Accuracy of each group of so many images, with Wilson's interval; ordered by name."""
     named = np.array([group is not None for group in result.labels.group], dtype=np.bool_)
     if not named.any():
         return []
     names, codes = np.unique(result.labels.group[named].astype(str), return_inverse=True)
     sizes = np.bincount(codes, minlength=len(names))
-    right = np.bincount(codes, result.scored.right[named], minlength=len(names))
+    right = np.bincount(codes[result.scored.right[named]], minlength=len(names))
     kept = np.sort(np.argsort(-sizes, kind="stable")[:LISTED])
-    return [_row(str(names[at]), int(right[at]), int(sizes[at])) for at in kept]
+    return [
+        _row(str(names[at]), int(right[at]), int(sizes[at])) for at in kept if sizes[at] >= least
+    ]
 
 
 def _row(group: str, right: int, n: int) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def worst(result: Result) -> dict[str, Any] | None:
     By the accuracy itself it would be one of few images, by chance. None where there are not two
     groups of ENOUGH images. Its interval is of that group, not of the lowest of many.
     """
-    found = [row for row in by_group(result) if row["n"] >= ENOUGH]
+    found = by_group(result, least=ENOUGH)
     if len(found) < 2:
         return None
     row = min(found, key=lambda row: (row["high"], row["accuracy"], row["group"]))

@@ -85,7 +85,7 @@ def _accuracy_interval(scored: Scored) -> Interval:
 
 def _log_loss_interval(scored: Scored) -> Interval:
     losses = _losses(scored)
-    half = Z * float(losses.std(ddof=1)) / np.sqrt(len(losses))
+    half = Z * float(losses.std(ddof=1) / np.sqrt(len(losses)))
     middle = float(losses.mean())
     return max(0.0, middle - half), middle + half
 

@@ -76,8 +76,8 @@ def ece_interval(scored: Scored) -> Interval:
 
     low = _crossing(lambda c: tail(c, 0.975), seen, 1.0)
     high = _crossing(lambda c: tail(c, 0.025), seen, 1 / max(seen, 1 / n))
-    sure = bins.confidence.sum() / n
-    apart = [abs(sure - end) for end in wilson(bins.right.sum(), n)]
+    sure = float(bins.confidence.sum() / n)
+    apart = [abs(sure - end) for end in wilson(float(bins.right.sum()), float(n))]
     return low * seen, min(1.0, max(high * seen, seen, *apart))
 
 

@@ -19,7 +19,7 @@ FALSE_ALARMS = 0.05
 """Share of the other images that may be taken for the class: 1 - specificity."""
 ONE_IN = 20
 """The same in whole numbers: one of so many."""
-BLOCK = 1 << 24
+BLOCK = 1 << 22
 """Probabilities that are turned to columns at a time."""
 
 
