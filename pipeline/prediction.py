@@ -22,11 +22,20 @@ def predict(
     if len(X) == 0:
         return np.empty(0, np.int64), None
     if temperature is not None:
-        probabilities = soften(logits(classifier, X), temperature)
-    elif not hasattr(classifier, "predict_proba"):
+        return at_temperature(logits(classifier, X), temperature)
+    if not hasattr(classifier, "predict_proba"):
         return np.asarray(classifier.predict(X), dtype=np.int64), None
-    else:
-        probabilities = np.asarray(classifier.predict_proba(X), dtype=np.float64)
+    return _normalised(np.asarray(classifier.predict_proba(X), dtype=np.float64))
+
+
+def at_temperature(
+    logits: npt.NDArray[np.float64], temperature: float
+) -> tuple[Codes, Probabilities]:
+    """What `predict` gives of a classifier with these logits, (N, K)."""
+    return _normalised(soften(logits, temperature))
+
+
+def _normalised(probabilities: Probabilities) -> tuple[Codes, Probabilities]:
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # float32 rows miss 1 by a little
     return probabilities.argmax(axis=1).astype(np.int64), probabilities
 

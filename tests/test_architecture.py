@@ -30,6 +30,8 @@ LEVELS = [
         "tuning",
         "verdicts",
     },
+    {"comparison"},
+    {"transfer"},
     {"admission", "evaluation", "search"},
     {"sharing"},
     {"loaded"},
@@ -87,8 +89,8 @@ HOMES = {
     "sklearn": {
         "pipeline/heads/",
         "pipeline/selection.py",
-        "pipeline/metrics.py",
-        "pipeline/evaluation.py",
+        "pipeline/metrics/",
+        "pipeline/evaluation/",
         "stages/sample.py",
     },
     "PIL": {

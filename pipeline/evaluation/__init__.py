@@ -1,0 +1,9 @@
+"""Heads on validation and test images -> numbers with intervals, which head is best, and by how much."""
+
+from pipeline.evaluation.results import Result, controls, evaluate
+from pipeline.evaluation.summary import summarise
+from pipeline.evaluation.tables import LAYERS, write
+from pipeline.evaluation.terminal import describe
+from pipeline.prediction import predict
+
+__all__ = ["LAYERS", "Result", "controls", "describe", "evaluate", "predict", "summarise", "write"]
