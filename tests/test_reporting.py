@@ -20,7 +20,7 @@ from pipeline.errors import IntegrityError
 from pipeline.evaluation import Result
 from pipeline.frozen import FrozenBackbone
 from pipeline.metrics import Scored
-from pipeline.reporting import plots, records, scores
+from pipeline.reporting import inspection, plots, records, scores
 
 PER_SPLIT = {Split.TRAIN: 2, Split.VAL: 4, Split.TEST: 4}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -111,6 +111,7 @@ class Case:
             for split in (Split.VAL, Split.TEST)
         ]
         evaluation.write(self.artifacts / "evaluation", results)
+        self._inspected()
         return self
 
     def write(self, path: Path | None = None) -> Path:
@@ -185,6 +186,15 @@ class Case:
         files.write_bytes(self.artifacts / "embeddings" / f"{name}.h5", b"embeddings")
         dataset.write_problems(self.artifacts / "embeddings" / f"{name}.problems.csv", [])
 
+    def _inspected(self) -> None:
+        for name in self.backbones:
+            folder = self.artifacts / "inspect" / name
+            counts = ("exact", "near", "across_splits", "suspects", "outliers")
+            files.write_json(folder / "summary.json", dict.fromkeys(counts, 0))
+            files.write_csv(folder / "suspects.csv", inspection.SUSPECT_COLUMNS, [])
+            files.write_csv(folder / "duplicates.csv", inspection.PAIR_COLUMNS, [])
+            files.write_csv(folder / "outliers.csv", inspection.OUTLIER_COLUMNS, [])
+
     def _head(self, backbone: str, name: str) -> None:
         folder = self.artifacts / "heads" / backbone
         content = f"{backbone} {name}".encode()
@@ -225,7 +235,17 @@ class Case:
         normal = probabilities / probabilities.sum(axis=1, keepdims=True) if known else None
         control = self.kinds.get(head) == "dummy" or self.sources.get(backbone) == "pixels"
         return Result(
-            backbone, head, split, rows, Scored(y, predicted, normal, len(names)), names, control
+            *(
+                backbone,
+                head,
+                split,
+                rows,
+                Scored(y, predicted, normal, len(names)),
+                names,
+                control,
+            ),
+            kind=self.kinds.get(head, "logistic"),
+            source=self.sources.get(backbone, "timm"),
         )
 
     def _number(self, path: str) -> int:

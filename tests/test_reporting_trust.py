@@ -104,7 +104,7 @@ def test_heads__difference_that_is_none__says_so_and_one_that_is__has_its_p():
     assert "this head 3, the best 6" in hint
     text, _ = scores._against_best({**stated, "p_holm": 0.003, "verdict": "worse"})
     assert text == "\u22122.0, p 0.003"
-    assert scores._against_best(None) == ("\u2013", "")
+    assert scores._against_best(None) == ("", "")
 
 
 def test_fit__several_draws__are_told_with_their_spread():

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ MATRIX_CLASSES = 30
 PAIRS = 30
 PICTURES = 24
 CLASS_ROWS = 1000
+CLASS_FIGURES = ("n", "precision", "recall", "recall_low", "recall_high", "f1")
+"""What of per_class.csv is shown."""
 DECODERS = 4
 """Images decoded at once; each may take some hundred megabytes."""
 
@@ -163,20 +164,14 @@ def _class_rows(path: Path, head: Head) -> list[dict[str, Any]]:
     key = {"backbone": head.backbone, "head": head.name, "split": "test"}
     try:
         return [
-            {name: value if name == "class" else float(value) for name, value in row.items()}
-            for row in _without(files.read_csv(path), key)
+            {"class": row["class"], **{name: float(row[name]) for name in CLASS_FIGURES}}
+            for row in files.read_csv(path)
+            if all(row[name] == value for name, value in key.items())
         ]
     except FileNotFoundError:
         raise missing(path, "evaluate") from None
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(path, "evaluate", error) from None
-
-
-def _without(rows: list[dict[str, str]], key: dict[str, str]) -> Iterable[dict[str, str]]:
-    """The rows that have the key's values, without its columns."""
-    for row in rows:
-        if all(row[name] == value for name, value in key.items()):
-            yield {name: value for name, value in row.items() if name not in key}
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from typing import Any
 from pipeline.reporting.plots import Plot, Point, plot
 from pipeline.reporting.records import Figures, Head, Run
 from pipeline.reporting.wording import (
-    ABSENT,
     count,
     counted,
     figure,
@@ -134,7 +133,7 @@ def _row(head: Head, run: Run) -> Row:
 def _against_best(stated: Figures | None) -> tuple[str, str]:
     """The difference, and the counts behind it."""
     if not stated:
-        return ABSENT, ""
+        return "", ""
     low, high = stated["difference_ci95"]
     p = probability(stated["p_holm"])
     same = stated["verdict"] == "same"
