@@ -159,11 +159,15 @@ def _pairs(confusions: Confusions) -> list[Pair]:
 
 
 def _class_rows(path: Path, head: Head) -> list[dict[str, Any]]:
-    """The head's rows on test: class, and n, precision, recall, recall_low, … as numbers."""
+    """The head's rows on test: class, and n, precision, recall, … as numbers; none for an empty cell."""
     key = {"backbone": head.backbone, "head": head.name, "split": "test"}
     try:
         return [
-            {name: value if name == "class" else float(value) for name, value in row.items()}
+            {
+                name: value if name == "class" else float(value)
+                for name, value in row.items()
+                if name == "class" or value
+            }
             for row in _without(files.read_csv(path), key)
         ]
     except FileNotFoundError:
