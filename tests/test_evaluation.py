@@ -14,21 +14,37 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import stages.evaluate
-from pipeline import dataset, embeddings, evaluation, features, files, heads, metrics, selection
+from pipeline import (
+    comparison,
+    dataset,
+    embeddings,
+    evaluation,
+    features,
+    files,
+    heads,
+    metrics,
+    selection,
+)
+from pipeline.comparison import Pair
 from pipeline.dataset import Labels, Split
 from pipeline.errors import InputError, IntegrityError
 from pipeline.evaluation import Result
 from pipeline.heads import Fitted, Recipe, Record
-from pipeline.metrics import Scored
+from pipeline.metrics import METRICS, Scored
 from pipeline.params import HeadParams
+from pipeline.prediction import predict
 from tests.contracts_heads import embed, of_split, toy_labels, toy_vectors
 
 FILES = (
     "metrics.json",
     "predictions.parquet",
+    "transfer.json",
     "per_class.csv",
+    "comparisons.csv",
+    "groups.csv",
     "confusion.csv",
     "accuracy.csv",
+    "reliability.csv",
     "layers.csv",
 )
 
@@ -193,7 +209,12 @@ def test_no_test_images__leaves_val_figures_and_a_best_without_a_test_figure(tmp
         "backbone": "toy",
         "head": "logistic",
         "val_accuracy": summary["toy"]["logistic"]["val"]["accuracy"],
+        "transfer": summary["best"]["transfer"],
     }
+    assert summary["best"]["transfer"]["verdict"] == "unknown"
+    assert "which the heads were chosen on, since none is in test" in str(
+        summary["best"]["transfer"]
+    )
     assert {row["split"] for row in run.predictions()} == {"val"}
     assert evaluation.describe(summary).splitlines()[1].split() == [
         *("toy", "logistic", f"{summary['best']['val_accuracy']:.4f}", "-", "-", "0", "best")
@@ -290,6 +311,265 @@ def test_control__is_told_by_kind_and_source__whatever_the_names(
     assert ("best" in evaluation.summarise(results)) != control
 
 
+# against the best
+
+
+def on_val_and_test(*results: Result) -> list[Result]:
+    """Each of them on val, where all are right the first the most, and on test."""
+    vals = [replace(one, split=Split.VAL) for one in results]
+    val = [
+        replace(one, scored=result("", "1" * (20 - at) + "0" * at).scored, labels=toy_labels(20, 1))
+        for at, one in enumerate(vals)
+    ]
+    return [*val, *(replace(one, split=Split.TEST) for one in results)]
+
+
+def test_versus_best__is_paired_on_the_test_images__and_adjusted_for_the_heads_compared():
+    best = result("best", "1" * 40)
+    worse = result("worse", "0" * 12 + "1" * 28)
+    close = result("close", "0" + "1" * 39)
+    summary = evaluation.summarise(on_val_and_test(best, worse, close))
+    heads_of = summary["toy"]
+    assert summary["best"]["head"] == "best"
+    assert "versus_best" not in heads_of["best"]["test"]
+    assert "versus_best" not in heads_of["worse"]["val"]
+    found = heads_of["worse"]["test"]["versus_best"]
+    assert found == comparison.figures(Pair(40, 0, 12), 2 * Pair(40, 0, 12).p)
+    assert (found["verdict"], found["only_best"]) == ("worse", 12)
+    found = heads_of["close"]["test"]["versus_best"]
+    assert (found["verdict"], found["p_holm"]) == ("same", 1.0)
+
+
+def test_versus_best__heads_of_backbones_that_lack_images__are_compared_on_the_common_ones():
+    best, other = result("best", "1" * 40), result("other", "0" * 20 + "1" * 20, backbone="small")
+    kept = np.arange(10, 40)
+    fewer = replace(
+        other,
+        labels=other.labels.where(kept),
+        scored=Scored(other.scored.y[kept], other.scored.predicted[kept], None, 2),
+    )
+    summary = evaluation.summarise(on_val_and_test(best, fewer))
+    found = summary["small"]["other"]["test"]["versus_best"]
+    assert (found["n"], found["only_this"], found["only_best"]) == (30, 0, 10)
+
+
+def test_versus_best__a_control_that_is_better__says_so():
+    control = result("raw", "1" * 40, backbone="pixels", control=True)
+    summary = evaluation.summarise(on_val_and_test(result("best", "0" * 15 + "1" * 25), control))
+    assert summary["pixels"]["raw"]["test"]["versus_best"]["verdict"] == "better"
+
+
+def test_no_best__nothing_to_compare_with():
+    summary = evaluation.summarise(on_val_and_test(result("raw", "1" * 9, control=True)))
+    assert "versus_best" not in summary["toy"]["raw"]["test"]
+
+
+def comparisons(folder: Path, *results: Result) -> list[dict]:
+    evaluation.write(folder, list(results))
+    return files.read_csv(folder / "comparisons.csv")
+
+
+def test_comparisons_csv__has_every_pair__the_one_better_by_validation_as_versus(tmp_path):
+    heads_of = [
+        result(name, "0" * at + "1" * (40 - at)) for name, at in zip("abc", (0, 12, 1), strict=True)
+    ]
+    rows = comparisons(tmp_path, *on_val_and_test(*heads_of))
+    assert [(row["head"], row["versus_head"]) for row in rows] == [
+        ("b", "a"),
+        ("c", "a"),
+        ("c", "b"),
+    ]
+    ps = [Pair(40, 0, 12).p, Pair(40, 0, 1).p, Pair(40, 11, 0).p]
+    assert [float(row["p"]) for row in rows] == pytest.approx(ps)
+    assert [float(row["p_holm"]) for row in rows] == pytest.approx(comparison.holm(ps))
+    last = rows[2]
+    assert (last["n"], last["only_this"], last["only_versus"]) == ("40", "11", "0")
+    figures = [float(last[name]) for name in ("difference", "low", "high")]
+    assert figures == pytest.approx([11 / 40, *Pair(40, 11, 0).interval])
+
+
+def test_comparisons_csv__more_than_thirty_heads__has_the_pairs_with_the_best_alone(tmp_path):
+    many = [result(f"h{at:02d}", "1" * 9) for at in range(33)]
+    rows = comparisons(tmp_path, *on_val_and_test(*many[:19]), *on_val_and_test(*many[19:]))
+    assert {row["versus_head"] for row in rows} == {"h00"}
+    assert len(rows) == 32
+
+
+def test_describe__says_which_differences_are_real__with_their_p_values():
+    def versus(difference: float, p: float) -> dict:
+        verdict = "same" if p >= 0.05 else "worse" if difference < 0 else "better"
+        return {"difference": difference, "p_holm": p, "verdict": verdict}
+
+    test = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6], "n": 9}
+    given = {
+        "close": versus(-0.004, 0.7),
+        "worse": versus(-0.02, 0.03),
+        "worst": versus(-0.2, 0.0001),
+        "better": versus(0.1, 0.0031),
+        "edge": versus(-0.02, 0.0499),
+    }
+    summary = {"net": {name: {"test": {**test, "versus_best": v}} for name, v in given.items()}}
+    summary["net"]["top"] = {"val": {"accuracy": 0.9}, "test": test}
+    summary["best"] = {"backbone": "net", "head": "top", "transfer": {"sentence": "net helps"}}
+    lines = evaluation.describe(summary).splitlines()
+    assert lines[1].split()[-2:] == ["9", "best"]
+    assert {line.split()[1]: line.split("  9  ")[-1] for line in lines[2:-1]} == {
+        "close": "no difference shown",
+        "worse": "-2.0 (p 0.03)",
+        "worst": "-20.0 (p < 0.001)",
+        "better": "+10.0 (p 0.003)",
+        "edge": "-2.0 (p 0.050)",
+    }
+    assert lines[-1] == "transfer: net helps"
+
+
+# should I transfer
+
+
+def test_transfer__is_told_of_the_bests_backbone__by_the_sources_of_the_embeddings(tmp_path):
+    run = Run(tmp_path, toy_labels(300, 3))
+    run.embed("net", apart=2.0)
+    run.embed("shades", apart=0.3, source="pixels")
+    run.embed("noise", apart=0.05, source="random")
+    names = ("net", "shades", "noise")
+    for backbone in names:
+        run.train("ridge", backbone=backbone)
+        run.train("dummy", backbone=backbone)
+    summary = run.write("ridge", "dummy", backbones=names)
+    (entry,) = json.loads((run.artifacts / "evaluation/transfer.json").read_bytes())
+    assert (entry["backbone"], entry["head"], entry["verdict"]) == ("net", "ridge", "helps")
+    assert [(one["source"], one["backbone"], one["head"]) for one in entry["against"]] == [
+        ("pixels", "shades", "ridge"),
+        ("random", "noise", "ridge"),
+    ]
+    for one in entry["against"]:
+        of_control = summary[one["backbone"]]["ridge"]["test"]
+        assert one["accuracy"] == of_control["accuracy"]
+        difference = summary["net"]["ridge"]["test"]["accuracy"] - of_control["accuracy"]
+        assert one["difference"] == pytest.approx(difference)
+        assert one["p"] == of_control["versus_best"]["p"]
+    assert summary["best"]["transfer"]["sentence"] == entry["sentence"]
+    assert evaluation.describe(summary).splitlines()[-1] == f"transfer: {entry['sentence']}"
+
+
+def test_transfer__shuffled_labels__is_no_signal(tmp_path):
+    labels = toy_labels(300, 3)
+    run = Run(tmp_path, labels)
+    run.embed(apart=2.0)
+    np.random.default_rng(0).shuffle(labels.label)
+    dataset.write_labels(run.artifacts / "dataset" / "labels.parquet", labels)
+    run.train("logistic", C=1.0)
+    assert run.write("logistic")["best"]["transfer"]["verdict"] == "no signal"
+
+
+# calibration and abstention
+
+
+def soften(run: Run, head: str, temperature: float, **changes) -> Fitted:
+    """Give a trained head a temperature."""
+    folder = run.artifacts / "heads" / "toy"
+    fitted, record = heads.load(folder, head)
+    fitted = replace(fitted, temperature=temperature)
+    heads.save(folder, fitted, replace(record, temperature=temperature, **changes))
+    return fitted
+
+
+def test_temperature__figures_of_calibration_are_told_before_and_after(tmp_path):
+    run = Run(tmp_path, toy_labels(300, 3))
+    run.embed()
+    run.train("logistic", C=1.0)
+    before = run.write("logistic")["toy"]["logistic"]
+    fitted = soften(run, "logistic", 3.0)
+    after = run.write("logistic")["toy"]["logistic"]
+    for split, fit in (("val", fitted.train), ("test", fitted.train_val)):
+        X, y = of_split(run.labels, run.cached(), split)
+        expected = Scored(y, *predict(fit, X, 3.0), 3)
+        for name in ("ece", "log_loss"):
+            assert f"{name}_uncalibrated" not in before[split]
+            assert after[split][f"{name}_uncalibrated"] == pytest.approx(before[split][name])
+            assert after[split][name] == METRICS[name](expected)
+            assert after[split][name] > before[split][name]  # it was well calibrated
+
+
+def test_reliability_csv__has_the_best_heads_bins_on_test(tmp_path):
+    run = Run(tmp_path, toy_labels(300, 3))
+    run.embed()
+    run.train("logistic", C=1.0)
+    run.train("dummy")
+    summary = run.write("dummy", "logistic")
+    rows = files.read_csv(run.artifacts / "evaluation/reliability.csv")
+    assert {(row["head"], row["split"]) for row in rows} == {("logistic", "test")}
+    assert sum(int(row["n"]) for row in rows) == 60
+    gaps = [int(r["n"]) * abs(float(r["confidence"]) - float(r["accuracy"])) for r in rows]
+    assert sum(gaps) / 60 == pytest.approx(summary["toy"]["logistic"]["test"]["ece"])
+    for row in rows:
+        assert int(row["bin"]) / 15 <= float(row["confidence"]) <= (int(row["bin"]) + 1) / 15
+
+
+def test_abstention__threshold_of_the_record__is_held_against_val_and_test(run):
+    run.train("logistic", C=1.0)
+    soften(run, "logistic", 1.0, abstention={"wanted": 0.9, "threshold": 0.5, "precision": 1.0})
+    figures = run.write("logistic")["toy"]["logistic"]
+    for split in ("val", "test"):
+        rows = [r for r in run.predictions() if r["split"] == split and r["probability"] >= 0.5]
+        found = figures[split]["abstention"]
+        assert (found["wanted"], found["threshold"], found["n"]) == (0.9, 0.5, len(rows))
+        assert found["precision"] == np.mean([r["label"] == r["prediction"] for r in rows])
+        assert found["coverage"] == len(rows) / 12
+
+
+def test_no_temperature_and_no_wanted_precision__leave_their_figures_out(run):
+    run.train("logistic", C=1.0)
+    keys = set(run.write("logistic")["toy"]["logistic"]["test"])
+    assert not keys & {"ece_uncalibrated", "log_loss_uncalibrated", "abstention", "worst_group"}
+
+
+# groups
+
+
+def grouped(right: str, groups: list[str | None]) -> Result:
+    one = result("h", right, split=Split.TEST)
+    return replace(one, labels=replace(one.labels, group=np.array(groups, dtype=object)))
+
+
+def test_groups_csv__has_the_accuracy_of_each_group__with_its_interval(tmp_path):
+    case = grouped("110" + "1000" + "11", ["b"] * 3 + ["a"] * 4 + [None] * 2)
+    evaluation.write(tmp_path, [case])
+    rows = files.read_csv(tmp_path / "groups.csv")
+    assert [(row["split"], row["group"], row["n"]) for row in rows] == [
+        ("test", "a", "4"),
+        ("test", "b", "3"),
+    ]
+    for row, right in zip(rows, (1, 2), strict=True):
+        n = int(row["n"])
+        assert float(row["accuracy"]) == right / n
+        assert (float(row["low"]), float(row["high"])) == metrics.wilson(right, n)
+
+
+def test_worst_group__is_the_one_most_surely_bad__not_a_small_one_by_chance():
+    few, many, good = "1" * 5 + "0" * 5, "1" * 110 + "0" * 90, "1" * 50
+    names = ["few"] * 10 + ["many"] * 200 + ["good"] * 50 + ["tiny"] * 2
+    found = evaluation.summarise([grouped(few + many + good + "00", names)])
+    assert found["toy"]["h"]["test"]["worst_group"] == {
+        "group": "many",
+        "n": 200,
+        "accuracy": 0.55,
+        "accuracy_ci95": list(metrics.wilson(110, 200)),
+    }
+
+
+@pytest.mark.parametrize("names", [["a"] * 20, ["a"] * 11 + ["b"] * 9])
+def test_worst_group__less_than_two_groups_of_ten_images__is_left_out(names):
+    summary = evaluation.summarise([grouped("10" * 10, names)])
+    assert "worst_group" not in summary["toy"]["h"]["test"]
+
+
+def test_groups_csv__very_many_groups__keeps_those_with_most_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.groups, "LISTED", 2)
+    evaluation.write(tmp_path, [grouped("1" * 6, ["c", "a", "b", "c", "b", "b"])])
+    assert [row["group"] for row in files.read_csv(tmp_path / "groups.csv")] == ["b", "c"]
+
+
 # what is read
 
 
@@ -380,12 +660,14 @@ def test_metrics_json__has_the_documented_shape_and_the_figures_of_the_predictio
             assert figures["accuracy"] == right / 12
             assert figures["accuracy_ci95"] == list(metrics.wilson(right, 12))
     test = written["toy"]["logistic"]["test"]
+    (transfer,) = json.loads((run.artifacts / "evaluation" / "transfer.json").read_bytes())
     assert written["best"] == {
         "backbone": "toy",
         "head": "logistic",
         "val_accuracy": written["toy"]["logistic"]["val"]["accuracy"],
         "accuracy": test["accuracy"],
         "accuracy_ci95": test["accuracy_ci95"],
+        "transfer": {name: transfer[name] for name in ("verdict", "sentence")},
     }
 
 
@@ -393,7 +675,7 @@ def test_plot_tables__are_the_best_heads_confusions_and_every_heads_test_accurac
     run.train("logistic")
     run.constant("stubborn", train=0, train_val=0)
     summary = run.write("stubborn", "logistic")
-    read = {name: files.read_csv(run.artifacts / "evaluation" / name) for name in FILES[2:]}
+    read = {name: files.read_csv(run.artifacts / "evaluation" / name) for name in FILES[3:]}
     tests = [r for r in run.predictions() if (r["head"], r["split"]) == ("logistic", "test")]
     expected = [{"actual": row["label"], "predicted": row["prediction"]} for row in tests]
     assert read["confusion.csv"] == expected
@@ -451,8 +733,10 @@ def test_stage__writes_its_files_and_prints_the_table__and_no_warning(run, monke
     stages.evaluate.main()
     assert sorted(path.name for path in (run.artifacts / "evaluation").iterdir()) == sorted(FILES)
     out, err = capsys.readouterr()
-    header, line = out.splitlines()
-    assert header.split() == ["backbone", "head", "val", "test", "95", "%", "interval", "n"]
+    header, line, last = out.splitlines()
+    columns = ["backbone", "head", "val", "test", "95", "%", "interval", "n", "vs", "best"]
+    assert header.split() == columns
+    assert last.startswith("transfer: toy may help or not: the run has no control")
     test = json.loads((run.artifacts / "evaluation/metrics.json").read_bytes())["best"]
     low, high = test["accuracy_ci95"]
     figures = [f"{value:.4f}" for value in (test["val_accuracy"], test["accuracy"], low, high)]

@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from pipeline import metrics
-from pipeline.metrics import INTERVALS, METRICS, NEED_PROBABILITIES, Scored
+from pipeline.metrics import INTERVALS, METRICS, NEED_PROBABILITIES, PER_CLASS, Scored
+from pipeline.metrics.ranked import FIGURES, rank
 
 
 def scored(seed: int, *, n: int = 200, classes: int = 4, sure: float = 2.0) -> Scored:
@@ -92,6 +93,163 @@ def test_per_class__recall_has_a_wilson_interval__the_whole_range_without_an_ima
         assert (absent["n"], absent["recall_low"], absent["recall_high"]) == (0, 0.0, 1.0)
 
 
+# ranking, each class against the rest
+
+
+def against_the_rest(case: Scored, code: int) -> list[float]:
+    """FIGURES of a class by scikit-learn."""
+    of_class, given = case.y == code, case.known[:, code]
+    alarms, found, _ = sk.roc_curve(of_class, given, drop_intermediate=False)
+    return [
+        sk.roc_auc_score(of_class, given),
+        sk.average_precision_score(of_class, given),
+        found[alarms <= 0.05].max(),
+    ]
+
+
+def rounded(case: Scored, digits: int) -> Scored:
+    """The same with many equal probabilities."""
+    return Scored(case.y, case.predicted, case.known.round(digits), case.classes)
+
+
+RANKED = [
+    scored(0),
+    rounded(scored(0), 1),
+    scored(3, n=500, classes=2, sure=0.0),
+    rounded(scored(3, n=500, classes=2), 2),
+    scored(4, n=60, classes=3, sure=20.0),
+    scored(5, n=90, classes=40),
+]
+
+
+@pytest.mark.parametrize("case", RANKED)
+def test_ranked__are_those_of_scikit_learn__over_the_classes_that_occur(case):
+    expected = np.array([against_the_rest(case, code) for code in np.unique(case.y)])
+    for name, value in zip(FIGURES, expected.mean(axis=0), strict=True):
+        assert METRICS[name](case) == pytest.approx(value)
+    rows = metrics.per_class(case, tuple(map(str, range(case.classes))))
+    told = [[row[name] for name in FIGURES] for row in rows if row["n"]]
+    np.testing.assert_allclose(told, expected)
+
+
+def test_ranked__class_without_an_image__is_not_counted__and_empty_in_its_row():
+    case = scored(2, n=80, classes=3)
+    wider = Scored(case.y, case.predicted, np.c_[case.known, np.zeros(80)], 4)
+    for name in FIGURES:
+        assert METRICS[name](wider) == METRICS[name](case)
+    absent = metrics.per_class(wider, ("a", "b", "c", "d"))[3]
+    assert tuple(absent) == PER_CLASS
+    assert [absent[name] for name in FIGURES] == [None, None, None]
+
+
+def test_ranked__one_class_alone__is_left_out():
+    case = Scored(np.zeros(9, int), np.zeros(9, int), np.full((9, 2), 0.5), 2)
+    assert not {key.removesuffix("_ci95") for key in metrics.score(case)} & {*FIGURES}
+    with pytest.raises(ValueError, match="auroc cannot be told"):
+        METRICS["auroc"](case)
+
+
+def test_sensitivity__fewer_than_twenty_others__is_not_told_of_that_class():
+    y = np.repeat([0, 1], [30, 19])
+    given = np.where(y == 1, 0.9, 0.2)
+    case = Scored(y, (given > 0.5).astype(int), np.stack([1 - given, given], axis=1), 2)
+    few, many = (
+        row["sensitivity_at_95_specificity"] for row in metrics.per_class(case, ("a", "b"))
+    )
+    assert (few, many) == (None, 1.0)
+    assert METRICS["sensitivity_at_95_specificity"](case) == 1.0
+
+
+def test_auroc__variance_of_two_classes__is_that_of_delong():
+    case = rounded(scored(6, n=70, classes=2, sure=1.0), 2)
+    given, of_class = case.known[:, 1], case.y == 1
+    hits, others = given[of_class], given[~of_class]
+    wins = (hits[:, None] > others) + 0.5 * (hits[:, None] == others)
+    expected = wins.mean(1).var(ddof=1) / len(hits) + wins.mean(0).var(ddof=1) / len(others)
+    mean = rank(case.y, case.known, 2).means[0]
+    assert mean.value == pytest.approx(wins.mean())
+    assert mean.variance == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("place", "of"), [(0, sk.roc_auc_score), (1, sk.average_precision_score)])
+def test_ranked__variance__is_from_the_derivative_by_each_image(place, of):
+    case = rounded(scored(7, n=50, classes=3, sure=1.0), 2)
+    slopes = np.zeros(50)
+    for image in range(50):
+        ends = []
+        for weight in (1 - 1e-5, 1 + 1e-5):
+            weights = np.ones(50)
+            weights[image] = weight
+            ends.append(
+                np.mean(
+                    [of(case.y == c, case.known[:, c], sample_weight=weights) for c in range(3)]
+                )
+            )
+        slopes[image] = (ends[1] - ends[0]) / 2e-5
+    sizes = np.bincount(case.y)[case.y]
+    expected = (slopes**2 * sizes / (sizes - 1)).sum()
+    assert rank(case.y, case.known, 3).means[place].variance == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*FIGURES, "balanced_accuracy", "macro_f1"])
+def test_interval__all_right__reaches_below_one__less_so_with_more_images(name):
+    lows = []
+    for n in (20, 200, 2000):
+        y = np.arange(2 * n) % 2
+        case = Scored(y, y, np.eye(2)[y] * 0.8 + 0.1, 2)
+        low, high = INTERVALS[name](case)
+        assert METRICS[name](case) == high == 1.0
+        lows.append(low)
+    assert 0.75 < lows[0] < 0.95
+    assert lows[0] < lows[1] < lows[2] < 1
+    assert lows[2] > 0.98
+
+
+def test_auroc__one_image_of_a_class__has_a_wide_interval():
+    y = np.repeat([0, 1], [50, 1])
+    given = np.r_[np.linspace(0, 0.5, 50), 0.9]
+    low, high = INTERVALS["auroc"](Scored(y, y, np.stack([1 - given, given], axis=1), 2))
+    assert (low < 0.4, high) == (True, 1.0)
+
+
+def drawn(seed: int, sizes: tuple[int, ...], sure: float, stray: float) -> Scored:
+    """Images of classes of these sizes; a share `stray` looks like any class."""
+    random = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(sizes)), sizes)
+    looks = np.where(random.random(len(y)) < stray, random.integers(0, len(sizes), len(y)), y)
+    logits = random.normal(size=(len(y), len(sizes)))
+    logits[np.arange(len(y)), looks] += sure
+    known = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Scored(y, known.argmax(axis=1), known, len(sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "sure", "stray", "least"),
+    [
+        ((70, 83), 1.0, 0.0, (0.92, 0.92, 0.88)),
+        ((70, 83), 3.0, 0.0, (0.92, 0.92, 0.92)),
+        ((36,) * 10, 8.0, 0.03, (0.92, 0.92, 0.92)),
+        ((100,) * 10, 2.0, 0.0, (0.92, 0.92, 0.92)),
+        ((1000, 1000), 2.0, 0.0, (0.92, 0.92, 0.92)),
+        ((20, 20), 2.0, 0.0, (0.92, 0.92, 0.85)),
+        ((20, 20), 8.0, 0.05, (0.92, 0.92, 0.85)),
+    ],
+)
+def test_ranked__intervals_cover_the_truth(sizes, sure, stray, least):
+    many = [tuple(20_000 * size // sum(sizes) for size in sizes)] * 5
+    truths = np.mean(
+        [[METRICS[name](drawn(9000 + s, big, sure, stray)) for name in FIGURES] for s, big in
+         enumerate(many)], axis=0,
+    )  # fmt: skip
+    held = np.zeros(3)
+    for seed in range(400):
+        case = drawn(seed, sizes, sure, stray)
+        ends = np.array([INTERVALS[name](case) for name in FIGURES])
+        held += (ends[:, 0] <= truths) & (truths <= ends[:, 1])
+    assert (held / 400 >= least).all(), held / 400
+
+
 # ECE
 
 
@@ -124,6 +282,68 @@ def test_ece__sure_and_right__is_zero__sure_and_wrong__is_one():
     assert metrics.ece(Scored(ones, zeros, sure, 2)) == 1
 
 
+def foretelling(seed: int, *, n: int, sharpened: float) -> Scored:
+    """Labels drawn from probabilities; what is told of them is sharper than these were."""
+    random = np.random.default_rng(seed)
+    logits = 2 * random.normal(size=(n, 5))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y = (shares.cumsum(axis=1) > random.random((n, 1))).argmax(axis=1)
+    known = np.exp(sharpened * logits)
+    known /= known.sum(axis=1, keepdims=True)
+    return Scored(y, known.argmax(axis=1), known, 5)
+
+
+def test_ece_interval__calibrated_head__reaches_to_zero__though_chance_makes_gaps():
+    case = foretelling(0, n=300, sharpened=1.0)
+    assert metrics.ece(case) > 0.02
+    assert INTERVALS["ece"](case)[0] == 0.0
+
+
+def test_ece_interval__sharpened_head__stays_off_zero():
+    assert INTERVALS["ece"](foretelling(0, n=1000, sharpened=2.0))[0] > 0.1
+
+
+def test_ece_interval__sure_and_right__reaches_to_what_accuracy_may_be():
+    sure, ones = np.array([[0.0, 1.0]] * 40), np.ones(40, int)
+    low, high = INTERVALS["ece"](Scored(ones, ones, sure, 2))
+    assert (low, high) == (0.0, pytest.approx(1 - metrics.wilson(40, 40)[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharpened", [1.0, 1.1, 1.5, 3.0])
+@pytest.mark.parametrize("n", [50, 153, 1000])
+def test_ece_interval__covers_the_truth(n, sharpened):
+    truth = 0.0 if sharpened == 1 else metrics.ece(foretelling(9, n=400_000, sharpened=sharpened))
+    ends = [INTERVALS["ece"](foretelling(s, n=n, sharpened=sharpened)) for s in range(200)]
+    assert np.mean([low <= truth <= high for low, high in ends]) >= 0.92
+
+
+# abstention
+
+
+def test_abstention__figures_of_the_images_it_is_sure_enough_of__by_hand():
+    sure = np.array([0.9, 0.8, 0.8, 0.7, 0.6])
+    case = Scored(
+        np.array([0, 0, 1, 1, 0]), np.zeros(5, int), np.stack([sure, 1 - sure], axis=1), 2
+    )
+    figures = metrics.abstention(case, 0.6, 0.8)
+    assert figures == {
+        "wanted": 0.6,
+        "threshold": 0.8,
+        "n": 3,
+        "precision": 2 / 3,
+        "precision_ci95": list(metrics.wilson(2, 3)),
+        "coverage": 0.6,
+        "coverage_ci95": list(metrics.wilson(3, 5)),
+    }
+
+
+def test_abstention__no_threshold__answers_none_and_has_no_precision():
+    figures = metrics.abstention(scored(1), 0.99, None)
+    assert (figures["n"], figures["coverage"], figures["threshold"]) == (0, 0.0, None)
+    assert not {"precision", "precision_ci95"} & set(figures)
+
+
 # intervals
 
 
@@ -138,9 +358,10 @@ def test_wilson__nothing_seen__is_the_whole_range():
     assert metrics.wilson(0, 0) == (0.0, 1.0)
 
 
-def test_wilson__all_right_or_all_wrong__stays_inside_zero_and_one():
+def test_wilson__all_right_or_all_wrong__ends_at_zero_or_one():
     for n in range(1, 200):
-        assert 0 <= metrics.wilson(0, n)[0] <= metrics.wilson(n, n)[1] <= 1
+        assert metrics.wilson(0, n)[0] == 0.0
+        assert metrics.wilson(n, n)[1] == 1.0
 
 
 def test_log_loss_interval__is_that_of_a_mean():
@@ -218,6 +439,12 @@ def test_bootstrap__many_classes__is_quick_and_small():
 # score
 
 
+def test_score__one_image__has_no_interval_of_the_log_loss():
+    result = metrics.score(Scored(np.array([1]), np.array([0]), np.array([[0.7, 0.3]]), 2))
+    assert "log_loss" in result
+    assert "log_loss_ci95" not in result
+
+
 def test_score__holds_every_metric_with_its_interval():
     result = metrics.score(scored(10))
     assert result["n"] == 200
@@ -232,7 +459,8 @@ def test_score__head_without_probabilities__has_no_metric_that_needs_them():
     case = scored(11)
     with_, without = metrics.score(case), metrics.score(plain(case.y, case.predicted, 4))
     dropped = {key for key in with_ if key.removesuffix("_ci95") in NEED_PROBABILITIES}
-    assert dropped == {"log_loss", "log_loss_ci95", "ece"}
+    needing = ("auroc", "average_precision", "sensitivity_at_95_specificity", "log_loss", "ece")
+    assert dropped == {key for name in needing for key in (name, f"{name}_ci95")}
     assert without == {key: value for key, value in with_.items() if key not in dropped}
 
 

@@ -23,7 +23,8 @@ def wilson(right: float, n: float) -> Interval:
     share, z2 = right / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = float(centre - half), float(centre + half)
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # where rounding cuts 0 or 1 off
 
 
 @dataclass(frozen=True)
