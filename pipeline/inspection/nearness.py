@@ -18,7 +18,7 @@ from pipeline.inspection.hashes import BITS, Hashes
 
 NEIGHBOURS = 10
 
-COSINE, LARGEST_COSINE = 0.90, 0.99
+COSINE, LARGEST_COSINE = 0.90, 0.999
 """Above the first, two images are near copies, or above the second where all are alike."""
 
 DISTANCE, SMALLEST_DISTANCE = 8, 2
