@@ -23,7 +23,7 @@ def finished(tmp_path_factory) -> Project:
     project = make_pixel_project(tmp_path_factory.mktemp("pipeline") / "first")
     ran = project.repro()
     heads = ["train@raw-logistic", "train@raw-dummy"]
-    assert sorted(ran) == sorted(EVERYTHING + heads + AFTER_HEADS)
+    assert sorted(ran) == sorted([*EVERYTHING, *heads, "inspect@raw", *AFTER_HEADS])
     return project
 
 
@@ -60,6 +60,18 @@ def test_repro__nothing_changed__runs_no_stage(project):
 def test_repro__one_heads_c_changed__runs_its_train_and_what_follows(project):
     project.edit(lambda params: params["heads"]["logistic"].update(C=0.02))
     assert passes(project) == (0, ["train@raw-logistic", *AFTER_HEADS])
+
+
+def test_repro__code_of_heads_or_of_inspection_edited__runs_the_one_and_not_the_other(project):
+    for name in ("selection.py", "heads/linear.py"):
+        with (project.folder / "pipeline" / name).open("a") as file:
+            file.write("\n# edited\n")
+    assert "inspect@raw" not in passes(project)[1]
+    with (project.folder / "pipeline" / "inspection" / "suspects.py").open("a") as file:
+        file.write("\n# edited\n")
+    computed, ran = passes(project)
+    assert (computed, ran[0]) == (0, "inspect@raw")
+    assert not [stage for stage in ran if stage.startswith("train")]
 
 
 def test_repro__a_head_added_and_removed__costs_its_train_alone(project):
