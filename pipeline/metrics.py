@@ -143,8 +143,8 @@ METRICS: dict[str, Callable[[Scored], float]] = {
 NEED_PROBABILITIES = {"log_loss", "ece"}
 
 
-def wilson(right: int, n: int) -> Interval:
-    """95 % interval of a share (Wilson 1927); (0, 1) where n is 0."""
+def wilson(right: float, n: float) -> Interval:
+    """95 % interval of a share (Wilson 1927); (0, 1) where n is 0. Neither need be whole."""
     if n == 0:
         return 0.0, 1.0
     share, z2 = right / n, Z * Z
