@@ -121,8 +121,8 @@ def sentence(known: Outlook | None) -> str:
     """What more images would bring, for a reader in a hurry."""
     if known is None:
         return "too few points to say what more images would bring"
-    low, high = (100 * bound for bound in known.gain_interval)
-    gain = f"{100 * known.gain:+.1f} points ({low:.1f} to {high:.1f})"
+    low, high = known.gain_interval
+    gain = f"{_points(known.gain):+} points ({_points(low)} to {_points(high)})"
     if low <= 0 <= high:
         return f"these images do not show that more would help: twice as many, {gain}"
     low, high = known.asymptote_interval
@@ -130,6 +130,11 @@ def sentence(known: Outlook | None) -> str:
     if known.told:
         end = f"the curve levels off near {known.asymptote:.2f} ({low:.2f} to {high:.2f})"
     return f"twice as many images would bring about {gain}; {end}"
+
+
+def _points(share: float) -> float:
+    """A difference of accuracies in hundredths, to a tenth and never -0.0."""
+    return round(100 * share, 1) + 0.0
 
 
 def write(folder: Path, summary: Summary) -> None:

@@ -3,6 +3,7 @@
     records     what the artifacts say, checked
     scores      the headline, the table of heads and the plot of their test accuracy
     layers      the plot of validation accuracy by layer
+    curves      learning curves
     plots       accuracies and intervals -> places in a drawing
     mistakes    where the best head errs: classes, confusions, pictures
     pictures    an image -> a thumbnail that stands in the page
@@ -14,30 +15,39 @@
 The page is prepared here, in Python; report.html, a Jinja2 template, only lays it out.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
+from pipeline.reporting import curves as learning
 from pipeline.reporting import layers, mistakes, problems, provenance, records, scores
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write(
-    path: Path, artifacts: Path, root: Path, *, backbones: list[str], heads: list[str]
+    path: Path,
+    artifacts: Path,
+    root: Path,
+    *,
+    backbones: list[str],
+    heads: list[str],
+    curves: Iterable[str] = (),
 ) -> None:
     """Write the report of a run to `path`.
 
     artifacts: the folder the stages write; root: where images lie, their paths being relative
-    to it; an image that is gone or changed is shown as a grey box. Only the backbones and heads
-    named are read, whatever else lies in the folders. Equal inputs give equal bytes.
+    to it; an image that is gone or changed is shown as a grey box. Only the backbones, heads
+    and learning curves named are read, whatever else lies in the folders. Equal inputs give equal bytes.
     Raises IntegrityError where an input is missing or not what its record says.
     """
-    run = records.read(artifacts, backbones, heads)
+    run = records.read(artifacts, backbones, heads, curves)
     context = {
         **scores.describe(run),
         **layers.describe(run),
+        **learning.describe(run),
         **mistakes.describe(artifacts, root, run),
         **provenance.describe(artifacts, run),
         **problems.describe(artifacts, root, run),

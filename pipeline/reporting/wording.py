@@ -16,6 +16,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\u00a0%"
 
 
+def points(share: float) -> float:
+    """A difference of shares in hundredths, to a tenth and never -0.0."""
+    return round(100 * share, 1) + 0.0
+
+
 def count(number: int) -> str:
     """1,797"""
     return f"{number:,}"
