@@ -103,9 +103,15 @@ class TestDrawing:
     def test_start_slope_asymptote__are_named(self):
         line = drawing(good=GOOD).lines[0]
         assert line.start == (line.marks[0].y, "start 0.400")
-        assert line.slope == "slope +1.2 (0.3 to 2.1)"
+        assert line.slope == "slope +1.2 points (0.3 to 2.1)"
         assert line.asymptote[1] == "asymptote 0.85 (0.82 to 0.89)"
         assert float(line.asymptote[0]) < min(heights(line))
+
+    def test_asymptote__above_every_interval__lies_within_the_axes(self):
+        high = GOOD | {"asymptote": {"accuracy": 0.97, "accuracy_ci95": [0.9, 0.99], "told": True}}
+        made = drawing(good=high | {"points": GOOD["points"][:3]})
+        assert float(made.y_ticks[-1][1]) >= 0.97
+        assert float(made.lines[0].asymptote[0]) < float(made.lines[0].marks[-1].high)
 
     def test_asymptote__not_told__is_not_drawn(self):
         good, poor = drawing(good=GOOD, poor=POOR).lines
@@ -172,7 +178,11 @@ class TestPage:
         save(case, "few", small=GOOD, pixels=POOR)
         made = page(case, "few")
         assert made.having("section", id="curve") and made.having("a", href="#curve")
-        for words in ("start 0.400", "slope +1.2 (0.3 to 2.1)", "asymptote 0.85 (0.82 to 0.89)"):
+        for words in (
+            "start 0.400",
+            "slope +1.2 points (0.3 to 2.1)",
+            "asymptote 0.85 (0.82 to 0.89)",
+        ):
             assert words in made.text
         assert "small: twice as many images would bring about +1.2 points" in made.text
         assert ["5", "0.6000", "0.2100"] in made.rows

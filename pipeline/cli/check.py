@@ -20,7 +20,15 @@ LISTED = "artifacts/dataset/problems.csv, once prepare ran"
 SHOWN = 3
 """How many names a message has."""
 
-TRACKED = ("data.format", "data.split", "data.max_failed", "run", "curve", "finetune")
+TRACKED = (
+    "data.format",
+    "data.split",
+    "data.max_failed",
+    "run",
+    "run.backbones",
+    "curve",
+    "finetune",
+)
 """Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
 
 

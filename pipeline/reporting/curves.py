@@ -98,7 +98,8 @@ def _drawing(curve: Curve) -> Drawing:
     backbones = curve.backbones
     measured = [point for of in backbones.values() for point in of["points"]]
     images = sorted({point["images_per_class"] for point in measured})
-    heights = ticks([point["accuracy_ci95"] for point in measured])
+    ends = [of["asymptote"]["accuracy"] for of in backbones.values() if _is_told(of)]
+    heights = ticks([*(point["accuracy_ci95"] for point in measured), ends])
     axes = _Axes((images[0], 2 * images[-1]), heights)
     named = {str(point["images_per_class"]): _shots(point) for point in measured}
     return Drawing(
@@ -168,7 +169,7 @@ def _line(name: str, of: Figures, axes: _Axes, labels: tuple[float, float], styl
         start=(_place(start), f"start {of['start']['accuracy']:.3f}"),
         y=_place(end),
         slope=_slope(of["slope"]),
-        asymptote=_asymptote(of["asymptote"], axes),
+        asymptote=_asymptote(of, axes),
         sentence=of["sentence"],
     )
 
@@ -208,12 +209,17 @@ def _slope(slope: Figures | None) -> str:
     if slope is None:
         return "slope: too few points"
     low, high = map(points, slope["per_doubling_ci95"])
-    return f"slope {points(slope['per_doubling']):+} ({low} to {high})"
+    return f"slope {points(slope['per_doubling']):+} points ({low} to {high})"
 
 
-def _asymptote(asymptote: Figures | None, axes: _Axes) -> tuple[str, str] | None:
-    if asymptote is None or not asymptote["told"]:
+def _is_told(of: Figures) -> bool:
+    return of["asymptote"] is not None and of["asymptote"]["told"]
+
+
+def _asymptote(of: Figures, axes: _Axes) -> tuple[str, str] | None:
+    if not _is_told(of):
         return None
+    asymptote = of["asymptote"]
     low, high = asymptote["accuracy_ci95"]
     words = f"asymptote {asymptote['accuracy']:.2f} ({low:.2f} to {high:.2f})"
     return _place(axes.y(asymptote["accuracy"])), words
