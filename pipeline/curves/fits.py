@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -129,7 +129,7 @@ def _fit(of: Bench, recipe: Recipe, folds: int | None, draw: Draw) -> Fit:
         classes=of.classes,
     )
     value = choose(recipe, setting, X, y, units, folds)
-    fitted = recipe.build(Setting(**{**vars(setting), "value": value})).fit(X, y)
+    fitted = recipe.build(replace(setting, value=value)).fit(X, y)
     scored = scores(fitted, of.X_test, of.y_test)
     return Fit(
         shots=draw.shots,
