@@ -91,17 +91,17 @@ def offer(cached: Embeddings) -> Offer:
     return Offer(name, cached.layers, cached.views, control)
 
 
-def sight(head: str, entry: HeadParams, given: Offer) -> Sight:
+def sight(head: str, entry: HeadParams, given: Offer, *, block: str = "heads") -> Sight:
     """What an entry of params.yaml asks for, of what a backbone gives.
 
-    A control gives what it has: every run has one, and it must not stop for a layer's name.
+    block: where in params.yaml the entry stands. A control gives what it has: every run has one, and it must not stop for a layer's name.
     Raises ConfigurationError, near misses named.
     """
-    layers, notes = _layers(head, entry, given)
+    layers, notes = _layers(f"{block}.{head}", entry, given)
     if entry.views and not given.views:
         if not given.control:
             raise ConfigurationError(
-                f"params.yaml: heads.{head}.views is true, but {given.name} has no augmented views; "
+                f"params.yaml: {block}.{head}.views is true, but {given.name} has no augmented views; "
                 f"set backbones.{given.name}.views"
             )
         notes = (*notes, f"the control {given.name} has no augmented views: trained without")
@@ -109,15 +109,15 @@ def sight(head: str, entry: HeadParams, given: Offer) -> Sight:
     return Sight(layers, best=entry.layers == "best", views=views, notes=notes)
 
 
-def _layers(head: str, entry: HeadParams, given: Offer) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The layers, and a note where they are not those listed."""
+def _layers(at: str, entry: HeadParams, given: Offer) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The layers, and a note where they are not those listed. at: the entry's place."""
     if entry.layers is None:
         return given.layers[:1], ()
     if isinstance(entry.layers, str):
         return given.layers, ()
     listed = tuple(entry.layers)
     absent = [name for name in listed if name not in given.layers]
-    at = f"params.yaml: heads.{head}.layers"
+    at = f"params.yaml: {at}.layers"
     if twice := [name for name in listed if listed.count(name) > 1]:
         raise ConfigurationError(f"{at}: {twice[0]!r} stands twice; delete one")
     if absent and not given.control:

@@ -17,6 +17,9 @@ from pipeline.names import NAME, unknown
 CONTROL_SOURCES = ("pixels", "random")
 CONTROL_KINDS = ("dummy",)
 """Backbones of these sources and heads of these kinds are there to be beaten, never the best."""
+SHOTS = (1, 2, 5, 10, 20, 50)
+"""Images a class of a learning curve, where its entry has none."""
+
 RESERVED = "best"
 """The key of metrics.json beside the backbones' names, so no backbone may have it."""
 
@@ -129,6 +132,19 @@ class RunParams(_Block):
     heads: Annotated[list[str], Field(min_length=1)]
 
 
+class CurveParams(_Block):
+    """A learning curve: how good a head is by the number of images that it is trained on.
+
+    backbones: names of run.backbones, None: all of them; head: an entry as under heads; shots:
+    images a class, rising, `all` of them last; seeds: draws of each number.
+    """
+
+    backbones: Annotated[list[str], Field(min_length=1)] | None = None
+    head: HeadParams = HeadParams(kind="logistic")
+    shots: Annotated[list[Count | Literal["all"]], Field(min_length=1)] = [*SHOTS, "all"]
+    seeds: Annotated[int, Field(ge=1, le=100)] = 5
+
+
 class ExecutionParams(_Block):
     """Mechanics: about speed and place, tracked by no stage, never part of a result."""
 
@@ -151,7 +167,7 @@ class Params(_Block):
     backbones: dict[str, BackboneParams]
     heads: dict[str, HeadParams]
     run: RunParams
-    curve: dict[str, Any] = {}
+    curve: dict[str, CurveParams] = {}
     finetune: dict[str, Any] = {}
     execution: ExecutionParams = ExecutionParams()
 
@@ -169,6 +185,7 @@ def parse(content: object, *, where: str = "params.yaml") -> Params:
     params = checked(Params, content, where=where)
     _check_split(params.data.split, where)
     _check_names(params, where)
+    _check_curves(params, where)
     return params
 
 
@@ -280,12 +297,13 @@ def _check_split(split: SplitParams, where: str) -> None:
 
 
 def _check_names(params: Params, where: str) -> None:
-    for block, entries in (("backbones", params.backbones), ("heads", params.heads)):
-        for name in entries:
+    for block in ("backbones", "heads", "curve"):
+        for name in getattr(params, block):
             if not NAME.fullmatch(name):
                 raise ConfigurationError(
                     f"{where}: {block}: the name {name!r} is not made of a-z, 0-9 and _; rename it"
                 )
+    for block, entries in (("backbones", params.backbones), ("heads", params.heads)):
         listed: list[str] = getattr(params.run, block)
         for name in listed:
             if name not in entries:
@@ -296,8 +314,26 @@ def _check_names(params: Params, where: str) -> None:
                 raise ConfigurationError(f"{where}: run.{block}: {name!r} stands twice; delete one")
     if RESERVED in params.backbones:
         raise ConfigurationError(f"{where}: backbones.{RESERVED}: this name is taken; rename it")
-    for block in ("curve", "finetune"):
-        for name in getattr(params, block):
+    for name in params.finetune:
+        raise ConfigurationError(
+            f"{where}: finetune.{name}: this stage is not there yet; write finetune: {{}}"
+        )
+
+
+def _check_curves(params: Params, where: str) -> None:
+    for name, entry in params.curve.items():
+        at = f"{where}: curve.{name}"
+        listed = entry.backbones or []
+        if twice := [one for one in listed if listed.count(one) > 1]:
+            raise ConfigurationError(f"{at}.backbones: {twice[0]!r} stands twice; delete one")
+        for one in listed:
+            if one not in params.run.backbones:
+                raise ConfigurationError(
+                    f"{at}.backbones: {unknown('backbone', one, params.run.backbones)} "
+                    "(a curve has backbones of run.backbones)"
+                )
+        sizes = [float("inf") if shots == "all" else shots for shots in entry.shots]
+        if sizes != sorted(set(sizes)):
             raise ConfigurationError(
-                f"{where}: {block}.{name}: this stage is not there yet; write {block}: {{}}"
+                f"{at}.shots is {entry.shots}: must rise, 'all' being the last, and name none twice"
             )

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pipeline import params as parameters
 from pipeline.errors import ConfigurationError
 from pipeline.names import unknown
-from pipeline.params import BackboneParams, ExecutionParams, HeadParams, Params
+from pipeline.params import BackboneParams, CurveParams, ExecutionParams, HeadParams, Params
 
 Entry = TypeVar("Entry")
 
@@ -65,6 +65,10 @@ class Project:
         """The entry of that name. Raises ConfigurationError."""
         return _entry("head", name, self.params.heads)
 
+    def curve(self, name: str) -> CurveParams:
+        """The entry of that name. Raises ConfigurationError."""
+        return _entry("curve", name, self.params.curve, block="curve")
+
     def locate(self, path: str) -> Path:
         """An absolute path for one of params.yaml.
 
@@ -89,9 +93,10 @@ def open_project(start: Path | None = None) -> Project:
     return Project(root=root, params=parameters.load(root / "params.yaml"))
 
 
-def _entry(what: str, name: str, entries: Mapping[str, Entry]) -> Entry:
+def _entry(what: str, name: str, entries: Mapping[str, Entry], *, block: str = "") -> Entry:
     if name not in entries:
-        raise ConfigurationError(f"params.yaml: {what}s: {unknown(what, name, entries)}")
+        at = block or f"{what}s"
+        raise ConfigurationError(f"params.yaml: {at}: {unknown(what, name, entries)}")
     return entries[name]
 
 

@@ -9,7 +9,12 @@ def main() -> None:
     project = open_project()
     run, path = project.params.run, project.artifacts / "report.html"
     reporting.write(
-        path, project.artifacts, project.data_root, backbones=run.backbones, heads=run.heads
+        path,
+        project.artifacts,
+        project.data_root,
+        backbones=run.backbones,
+        heads=run.heads,
+        curves=project.params.curve,
     )
     print(f"open {path.relative_to(project.root)}")
 

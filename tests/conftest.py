@@ -95,9 +95,10 @@ def make_project(folder: Path) -> Project:
             shutil.copytree(source, folder / name, ignore=skip)
         else:
             shutil.copy(source, folder / name)
-    kept = folder / "artifacts" / "finetuned" / ".gitkeep"
-    kept.parent.mkdir(parents=True)
-    kept.touch()
+    for optional in ("curve", "finetuned"):
+        kept = folder / "artifacts" / optional / ".gitkeep"
+        kept.parent.mkdir(parents=True)
+        kept.touch()
     project = Project(folder)
     for command in (
         ["git", "init", "-q"],

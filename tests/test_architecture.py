@@ -37,7 +37,7 @@ LEVELS = [
     {"loaded"},
     {"worker"},
     {"computing"},
-    {"changes", "extraction", "preparation", "selection", "summary", "verification"},
+    {"changes", "curves", "extraction", "preparation", "selection", "summary", "verification"},
     {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
@@ -87,6 +87,7 @@ HOMES = {
     "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
+        "pipeline/curves/",
         "pipeline/heads/",
         "pipeline/selection.py",
         "pipeline/metrics/",
@@ -243,6 +244,7 @@ def loaded_by(module: str) -> set[str]:
         ("prepare", {"torch", "onnxruntime", "sklearn", "dask", "distributed", "h5py", "scipy"}),
         ("inspect", {"torch", "onnxruntime", "dask", "distributed", "timm", "jinja2"}),
         ("report", {"torch", "onnxruntime", "sklearn", "dask", "distributed", "scipy"}),
+        ("curve", {"torch", "onnxruntime", "dask", "distributed", "timm", "jinja2"}),
         ("evaluate", {"torch", "onnxruntime", "dask", "distributed", "timm"}),
     ],
 )

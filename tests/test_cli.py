@@ -64,6 +64,18 @@ def desk(tmp_path, monkeypatch, capsys) -> Desk:
 # check
 
 
+def test_check__curve__is_checked_like_a_head(desk):
+    desk.edit(lambda params: params["curve"].update(few={}))
+    assert desk.headstart("check").code == 0
+    desk.edit(lambda params: params["curve"]["few"].update(head={"kind": "logistc"}))
+    said = desk.refused(2, "check")
+    assert "curve.few.head.kind" in said and "did you mean 'logistic'" in said
+    desk.edit(lambda params: params["curve"]["few"].update(head={"kind": "knn", "layers": ["a"]}))
+    assert desk.headstart("check").code == 0  # raw pixels are a control: they give what they have
+    desk.edit(lambda params: params["curve"].update(few={"backbones": ["rwa"]}))
+    assert "curve.few.backbones: unknown backbone 'rwa'" in desk.refused(2, "check")
+
+
 def test_check__right_project__says_what_will_run(desk):
     done = desk.headstart("check")
     assert (done.code, done.err) == (0, "")

@@ -339,12 +339,13 @@ def test_dvc__remote_and_cache__are_told(desk, tmp_path):
     assert said.findings[0].text == text
 
 
-def test_dvc__folder_of_finetuned_models_missing__is_made_as_told(desk):
-    remove(desk, "artifacts/finetuned")
-    fix = desk.doctor("dvc").told("error", "artifacts/finetuned is missing", code=2)
+@pytest.mark.parametrize("name", ["curve", "finetuned"])
+def test_dvc__folder_of_an_optional_stage_missing__is_made_as_told(desk, name):
+    remove(desk, f"artifacts/{name}")
+    fix = desk.doctor("dvc").told("error", f"artifacts/{name} is missing", code=2)
     desk.type(fix)
     described(desk)
-    assert (desk.folder / "artifacts" / "finetuned" / ".gitkeep").exists()
+    assert (desk.folder / "artifacts" / name / ".gitkeep").exists()
 
 
 def test_dvc__artifacts_not_ignored__are_ignored_as_told(desk):

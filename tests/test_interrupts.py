@@ -189,8 +189,9 @@ def test_extract__interrupted_on_dask_workers__ends_them_too(project):
 def test_repro__interrupted__the_next_one_goes_on_and_ends_in_the_same_files(project):
     whole = {stage: digests(project, outs) for stage, outs in STAGES.items()}
     shutil.rmtree(project.folder / "artifacts")
-    (project.folder / "artifacts/finetuned").mkdir(parents=True)
-    (project.folder / "artifacts/finetuned/.gitkeep").touch()
+    for name in ("curve", "finetuned"):
+        (project.folder / "artifacts" / name).mkdir(parents=True)
+        (project.folder / "artifacts" / name / ".gitkeep").touch()
     moments = random.Random(6)
     for _ in range(12):
         process = begin(project, "dvc", "repro")

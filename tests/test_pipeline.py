@@ -227,6 +227,24 @@ def test_metrics_and_plots__are_shown_by_dvc(project):
         assert name in plots.out
 
 
+def test_repro__a_curve_added_changed_and_removed__costs_itself_and_the_report(project):
+    project.edit(lambda params: params["curve"].update(few={"shots": [1, 2, 4], "seeds": 2}))
+    assert project.headstart("check").code == 0
+    assert passes(project) == (0, ["curve@few", "report"])
+    assert passes(project) == (0, [])
+    points = project.json("curve/few/summary.json")["backbones"]["raw"]["points"]
+    assert [point["shots"] for point in points] == [1, 2, 4]
+    assert 'id="curve"' in (project.folder / "artifacts" / "report.html").read_text()
+    plots = project.run("dvc", "plots", "show", "--json")
+    assert "artifacts/curve/few/plot.csv" in plots.out, plots.text
+    project.edit(lambda params: params["curve"]["few"].update(seeds=3))
+    assert passes(project) == (0, ["curve@few", "report"])
+    project.edit(lambda params: params["curve"].clear())
+    assert passes(project) == (0, ["report"])
+    assert (project.folder / "artifacts" / "curve" / "few" / "summary.json").exists()
+    assert 'id="curve"' not in (project.folder / "artifacts" / "report.html").read_text()
+
+
 def test_dag__is_free_of_optional_stages(project):
     dag = project.run("dvc", "stage", "list", "--name-only")
     assert not {"finetune", "curve"} & {line.split("@")[0] for line in dag.out.split()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline import backbones, features, heads, taps
+from pipeline import backbones, curves, features, heads, taps
 from pipeline.dataset import problem_table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.features import Offer
@@ -20,7 +20,15 @@ LISTED = "artifacts/dataset/problems.csv, once prepare ran"
 SHOWN = 3
 """How many names a message has."""
 
-TRACKED = ("data.format", "data.split", "data.max_failed", "run", "finetune")
+TRACKED = (
+    "data.format",
+    "data.split",
+    "data.max_failed",
+    "run",
+    "run.backbones",
+    "curve",
+    "finetune",
+)
 """Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
 
 
@@ -33,6 +41,7 @@ def run(*, images: bool = False) -> int:
     for name, backbone in project.params.backbones.items():
         backbones.check(name, backbone)
     check_heads(project)
+    check_curves(project)
     check_written(project)
     for name in project.params.run.backbones:
         if not _is_frozen(project, name):
@@ -92,6 +101,15 @@ def check_heads(project: Project) -> None:
         given = _offer(backbone, project.backbone(backbone))
         for name in project.params.run.heads:
             features.sight(name, project.head(name), given)
+
+
+def check_curves(project: Project) -> None:
+    """Raise ConfigurationError where the head of an entry under curve is none that is known, or
+    asks for what a curve does not do or a backbone does not have.
+    """
+    for name, entry in project.params.curve.items():
+        chosen = entry.backbones or project.params.run.backbones
+        curves.check(name, entry, [_offer(one, project.backbone(one)) for one in chosen])
 
 
 def _offer(name: str, entry: BackboneParams) -> Offer:

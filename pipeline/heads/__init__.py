@@ -57,9 +57,12 @@ HEADS: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def recipe(name: str, entry: HeadParams) -> Recipe:
-    """The recipe of an entry of params.yaml. Raises ConfigurationError, near misses named."""
-    at = f"heads.{name}"
+def recipe(name: str, entry: HeadParams, *, block: str = "heads") -> Recipe:
+    """The recipe of an entry of params.yaml. Raises ConfigurationError, near misses named.
+
+    block: where in params.yaml the entry stands.
+    """
+    at = f"{block}.{name}"
     if entry.kind not in HEADS:
         raise ConfigurationError(f"params.yaml: {at}.kind: {unknown('head', entry.kind, HEADS)}")
     function = HEADS[entry.kind]

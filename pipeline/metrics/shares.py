@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 def wilson(right: float, n: float) -> Interval:
     """95 % interval of a share (Wilson 1927); (0, 1) where n is 0.
 
-    n need not be whole: an effective sample size gives the interval of an estimate with that
+    Neither need be whole: an effective sample size gives the interval of an estimate with that
     variance.
     """
     if n == 0:

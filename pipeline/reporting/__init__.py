@@ -4,6 +4,7 @@
     scores      the headline, the table of heads and the plot of their test accuracy
     transfer    whether a backbone beats raw pixels and random weights
     layers      the plot of validation accuracy by layer
+    curves      learning curves
     plots       accuracies and intervals -> places in a drawing
     mistakes    where the best head errs: classes, confusions, pictures
     groups      in which groups of images it errs
@@ -18,11 +19,13 @@
 The page is prepared here, in Python; report.html, a Jinja2 template, only lays it out.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
+from pipeline.reporting import curves as learning
 from pipeline.reporting import (
     groups,
     inspection,
@@ -40,20 +43,27 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write(
-    path: Path, artifacts: Path, root: Path, *, backbones: list[str], heads: list[str]
+    path: Path,
+    artifacts: Path,
+    root: Path,
+    *,
+    backbones: list[str],
+    heads: list[str],
+    curves: Iterable[str] = (),
 ) -> None:
     """Write the report of a run to `path`.
 
     artifacts: the folder the stages write; root: where images lie, their paths being relative
-    to it; an image that is gone or changed is shown as a grey box. Only the backbones and heads
-    named are read, whatever else lies in the folders. Equal inputs give equal bytes.
+    to it; an image that is gone or changed is shown as a grey box. Only the backbones, heads
+    and learning curves named are read, whatever else lies in the folders. Equal inputs give equal bytes.
     Raises IntegrityError where an input is missing or not what its record says.
     """
-    run = records.read(artifacts, backbones, heads)
+    run = records.read(artifacts, backbones, heads, curves)
     context = {
         **scores.describe(run),
         **transfer.describe(artifacts),
         **layers.describe(run),
+        **learning.describe(run),
         **mistakes.describe(artifacts, root, run),
         **groups.describe(artifacts, run),
         **trust.describe(run),

@@ -5,6 +5,7 @@ come with them: the report is part of every swap of a head and must start at onc
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,30 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """What a learning curve's summary.json says; see `pipeline.curves.summary`."""
+
+    name: str
+    head: dict[str, Any]
+    seeds: int
+    test_images: int
+    backbones: dict[str, Figures]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything but the images and the predictions. heads: best by validation first.
 
     best: the head that metrics.json names, None where all are controls;
-    summary: of dataset/summary.json.
+    summary: of dataset/summary.json; curves: in the order of params.yaml.
     """
 
     backbones: list[Backbone]
     heads: list[Head]
     best: Head | None
     summary: dict[str, Any]
+    curves: list[Curve] = field(default_factory=list)
 
     @property
     def classes(self) -> list[str]:
@@ -94,11 +108,14 @@ class Run:
         return list(self.summary["classes"])
 
 
-def read(artifacts: Path, backbones: list[str], heads: list[str]) -> Run:
-    """Read what the run's backbones and heads left. Raises IntegrityError."""
+def read(
+    artifacts: Path, backbones: list[str], heads: list[str], curves: Iterable[str] = ()
+) -> Run:
+    """Read what the run's backbones, heads and curves left. Raises IntegrityError."""
     path = artifacts / "dataset" / "summary.json"
     summary = json_object(path, "prepare", ("classes", "splits"))
     frozen = [_backbone(artifacts / "backbones" / name) for name in backbones]
+    drawn = [_curve(artifacts / "curve" / name, backbones) for name in curves]
     path = artifacts / "evaluation" / "metrics.json"
     metrics = json_object(path, "evaluate", ())
     try:
@@ -110,7 +127,7 @@ def read(artifacts: Path, backbones: list[str], heads: list[str]) -> Run:
         if any(summary["splits"].get(split) for split in ("val", "test")):
             _check_scored(read, path)
         best = _best(read, metrics.get("best"), path)
-        return Run(frozen, sorted(read, key=_rank), best, summary)
+        return Run(frozen, sorted(read, key=_rank), best, summary, drawn)
     except (AttributeError, TypeError, KeyError) as error:
         raise damaged(path, "evaluate", error) from None
 
@@ -163,6 +180,16 @@ def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) 
         **{name: record[name] for name in names},
         **{name: record[name] for name in _LATER if name in record},
     )
+
+
+def _curve(folder: Path, backbones: list[str]) -> Curve:
+    path, stage = folder / "summary.json", f"curve@{folder.name}"
+    names = ("head", "seeds", "test_images", "backbones", "notes")
+    record = json_object(path, stage, names)
+    known = {name: record["backbones"][name] for name in backbones if name in record["backbones"]}
+    if not known:
+        raise damaged(path, stage, "no backbone of the run")
+    return Curve(folder.name, **{name: {**record, "backbones": known}[name] for name in names})
 
 
 def _content(path: Path, stage: str) -> Any:

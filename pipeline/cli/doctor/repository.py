@@ -10,8 +10,11 @@ from pipeline.cli.doctor import commands, locks
 from pipeline.cli.doctor.finding import Finding, Place, error, of_error, ok, warning
 from pipeline.errors import ConfigurationError
 
-IGNORED = ("/artifacts/*", "!/artifacts/finetuned/", "/artifacts/finetuned/*",
-           "!/artifacts/finetuned/.gitkeep")  # fmt: skip
+OPTIONAL = {"curve": "report", "finetuned": "evaluate"}
+"""Folders of artifacts/ that may be empty, and the stage that depends on each."""
+
+IGNORED = ("/artifacts/*", *(line.format(name) for name in OPTIONAL for line in (
+    "!/artifacts/{}/", "/artifacts/{}/*", "!/artifacts/{}/.gitkeep")))  # fmt: skip
 """Lines of .gitignore that leave the artifacts to DVC."""
 
 
@@ -100,12 +103,13 @@ def _described(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _artifacts(folder: Path) -> Iterator[Finding]:
-    if not (folder / "artifacts" / "finetuned").is_dir():
-        path = commands.quoted(folder / "artifacts" / "finetuned")
-        yield error(
-            "artifacts/finetuned is missing, which the stage evaluate depends on",
-            f"mkdir -p {path} && touch {path}/.gitkeep",
-        )
+    for name, stage in OPTIONAL.items():
+        if not (folder / "artifacts" / name).is_dir():
+            path = commands.quoted(folder / "artifacts" / name)
+            yield error(
+                f"artifacts/{name} is missing, which the stage {stage} depends on",
+                f"mkdir -p {path} && touch {path}/.gitkeep",
+            )
     answer = subprocess.run(
         ["git", "check-ignore", "-q", "artifacts/report.html"],
         cwd=folder,
