@@ -6,7 +6,8 @@ import pytest
 from pipeline.curves.law import Outlook, fitted, outlook
 from pipeline.curves.spread import Point, borrow, interval, resampled
 from pipeline.curves.summary import sentence
-from pipeline.metrics import RESAMPLES, wilson
+from pipeline.metrics import wilson
+from pipeline.metrics.scored import RESAMPLES
 
 SIZES = np.array([1, 2, 5, 10, 20, 50, 400.0])
 

@@ -64,7 +64,7 @@ def test_transfer__verdict__stands_with_every_control_and_its_interval(tmp_path)
     assert (verdict.backbone, verdict.verdict, verdict.mark) == ("small", "helps", "best")
     assert verdict.sentence == STATED["sentence"]
     (rival,) = verdict.rivals
-    assert (rival.difference, rival.bounds, rival.p) == ("+31.4", "+26.1 to +36.6", "< 0.001")
+    assert (rival.difference, rival.bounds, rival.p) == ("+31.4", "26.1 to 36.6", "< 0.001")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_heads__difference_that_is_none__says_so_and_one_that_is__has_its_p():
     }
     text, hint = scores._against_best(stated)
     assert text == "\u22122.0, no difference"
-    assert "\u22125.0 to +1.0" in hint
+    assert "\u22125.0 to 1.0" in hint
     assert "this head 3, the best 6" in hint
     text, _ = scores._against_best({**stated, "p_holm": 0.003, "verdict": "worse"})
     assert text == "\u22122.0, p 0.003"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.reporting.plots import ticks
 from pipeline.reporting.records import Curve, Figures, Run
-from pipeline.reporting.wording import counted, figure, interval, percent, points
+from pipeline.reporting.wording import bounds, counted, figure, interval, percent, points
 
 WIDTH, HEIGHT = 960, 400
 """The view box; report.html has the same."""
@@ -208,8 +208,8 @@ def _law(of: Figures, axes: _Axes) -> str:
 def _slope(slope: Figures | None) -> str:
     if slope is None:
         return "slope: too few points"
-    low, high = map(points, slope["per_doubling_ci95"])
-    return f"slope {points(slope['per_doubling'])} points ({low} to {high})"
+    found = slope["per_doubling"], slope["per_doubling_ci95"]
+    return f"slope {points(found[0])} points ({bounds(found[1])})"
 
 
 def _is_told(of: Figures) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.reporting.plots import Plot, Point, plot
 from pipeline.reporting.records import Figures, Head, Run
 from pipeline.reporting.wording import (
+    bounds,
     count,
     counted,
     figure,
@@ -134,19 +135,18 @@ def _against_best(stated: Figures | None) -> tuple[str, str]:
     """The difference, and the counts behind it."""
     if not stated:
         return "", ""
-    low, high = stated["difference_ci95"]
     p = probability(stated["p_holm"])
     same = stated["verdict"] == "same"
     hint = (
-        f"95 % interval {points(low)} to {points(high)}; right alone: this head "
+        f"95 % interval {bounds(stated['difference_ci95'])}; right alone: this head "
         f"{count(stated['only_this'])}, the best {count(stated['only_best'])}; p {p}"
     )
     return f"{points(stated['difference'])}, {'no difference' if same else 'p ' + p}", hint
 
 
 def _figure(figures: dict[str, Any], name: str) -> tuple[str, str]:
-    bounds = figures.get(f"{name}_ci95")
-    return figure(figures.get(name)), f"95 % interval {interval(bounds)}" if bounds else ""
+    found = figures.get(f"{name}_ci95")
+    return figure(figures.get(name)), f"95 % interval {interval(found)}" if found else ""
 
 
 def _plot(run: Run) -> Plot | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.reporting.records import damaged, json_list
-from pipeline.reporting.wording import ABSENT, figure, percent, points, probability
+from pipeline.reporting.wording import ABSENT, bounds, figure, percent, points, probability
 
 STAGE = "evaluate"
 MARKS = {"helps": "best", "hurts": "bad", "no signal": "bad"}
@@ -62,12 +62,11 @@ def _verdict(stated: dict[str, Any]) -> Verdict:
 
 def _rivals(against: list[dict[str, Any]]) -> Iterator[Rival]:
     for one in against:
-        low, high = one["difference_ci95"]
         yield Rival(
             source=one["source"],
             head=f"{one['head']} on {one['backbone']}",
             accuracy=figure(one["accuracy"]),
             difference=points(one["difference"]),
-            bounds=f"{points(low)} to {points(high)}",
+            bounds=bounds(one["difference_ci95"]),
             p=probability(one["p_holm"]),
         )

@@ -1,6 +1,6 @@
 """How the report writes numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ABSENT = "\u2013"
@@ -55,8 +55,18 @@ def flat(fields: Mapping[str, Any], above: str = "") -> dict[str, str]:
 
 def points(difference: float) -> str:
     """+3.1, a difference of two shares in percentage points, with its sign; 0.0 has none."""
-    rounded = round(100 * difference, 1)
-    return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "\u2212")
+    text = _points(difference)
+    return text if text.startswith("\u2212") or text == "0.0" else f"+{text}"
+
+
+def bounds(values: Sequence[float]) -> str:
+    """26.1 to 36.6, an interval of such a difference."""
+    low, high = map(_points, values)
+    return f"{low} to {high}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "\u2212")
 
 
 def probability(p: float) -> str:
