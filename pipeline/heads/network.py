@@ -1,0 +1,39 @@
+"""A network of one hidden layer."""
+
+from typing import Any
+
+import numpy.typing as npt
+from pydantic import PositiveFloat, PositiveInt
+from sklearn.neural_network import MLPClassifier
+
+from pipeline.heads.enhancement import enhanced
+from pipeline.heads.grids import DECAY_GRID
+from pipeline.heads.recipe import Recipe, Setting
+
+HIDDEN = 256
+EPOCHS = 200
+
+
+class Network(MLPClassifier):  # type: ignore[misc]  # sklearn has no types
+    """scikit-learn's, which forgets its optimiser: two more numbers a weight."""
+
+    def fit(self, X: npt.NDArray[Any], y: npt.NDArray[Any]) -> "Network":
+        """X: (N, D) float; y: (N,) class of each row."""
+        super().fit(X, y)
+        del self._optimizer
+        return self
+
+
+def mlp(*, hidden: PositiveInt = HIDDEN, alpha: PositiveFloat | None = None) -> Recipe:
+    """One hidden layer of rectified units, by Adam (Kingma 2015); alpha: L2, chosen when null."""
+
+    def classifier(at: Setting) -> Network:
+        return Network(
+            (hidden,),
+            alpha=at.value,
+            tol=10 * at.tolerance,  # of the loss, over ten epochs; 1e-4 more than doubles them
+            max_iter=EPOCHS,
+            random_state=at.seed,
+        )
+
+    return enhanced(classifier, "alpha", alpha, DECAY_GRID, default=1.0)
