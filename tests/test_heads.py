@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from scipy.special import softmax
 from sklearn.dummy import DummyClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -20,6 +21,7 @@ from pipeline import dataset, evaluation, files, heads
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.heads import HEADS, Recipe, Setting, grids, kernel
 from pipeline.params import HeadParams
+from pipeline.prediction import predict
 from pipeline.search import choose
 from tests.contracts_heads import (
     HeadContract,
@@ -40,7 +42,7 @@ class TestEachHead(HeadContract):
 def built(kind: str, *, value: float = 1.0, rows: int = 100, dim: int = 8, **options):
     """An unfitted pipeline of a head."""
     recipe = heads.recipe(kind, HeadParams(kind=kind, **options))
-    return recipe.build(Setting(value, rows, dim, 1e-4))
+    return recipe.build(Setting(value, rows, dim, 1e-4, enhance=recipe.enhance))
 
 
 @pytest.fixture
@@ -106,19 +108,35 @@ def test_knn__more_neighbours_than_rows__takes_all_rows():
     assert set(neighbours.predict(X)) <= {0, 1, 2}
 
 
-def test_nearest_mean__is_the_nearest_mean_of_normalised_rows__and_states_no_probability():
+def test_nearest_mean__is_cl2n__and_states_no_probability():
     random = np.random.default_rng(0)
     y = np.repeat([0, 1], 60)  # one class close together, so its mean is long, the other all round
-    X = random.normal(size=(120, 4)) + np.outer(y == 0, [3, 0, 0, 0])
-    new = random.normal(size=(200, 4)) + [1.5, 0, 0, 0]
+    X = 5 * random.normal(size=(120, 4)) * [1, 1, 1, 9] + np.outer(y == 0, [15, 0, 0, 0])
+    new = 5 * random.normal(size=(200, 4)) * [1, 1, 1, 9] + [7, 0, 0, 0]
     head = built("nearest_mean").fit(X, y)
-    unit, queries = ((Z - X.mean(0)) / X.std(0) for Z in (X, new))
+    unit, queries = (Z - X.mean(0) for Z in (X, new))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     means = np.stack([unit[y == code].mean(axis=0) for code in (0, 1)])
     distances = np.linalg.norm(queries[:, None] - means[None], axis=2)
     np.testing.assert_array_equal(head.predict(new), distances.argmin(axis=1))
     assert not hasattr(head, "predict_proba")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_nearest_mean__decision__is_the_negative_squared_distance(classes):
+    random = np.random.default_rng(0)
+    y = np.arange(30) % classes
+    X = random.normal(size=(30, 4)) + y[:, None]
+    head = built("nearest_mean", enhance="none").fit(X, y)
+    means = np.stack([X[y == code].mean(axis=0) for code in range(classes)])
+    expected = -((X[:, None] - means) ** 2).sum(axis=2)
+    expected = expected[:, 1] - expected[:, 0] if classes == 2 else expected
+    np.testing.assert_allclose(head.decision_function(X), expected, atol=1e-10)
+    predicted, probabilities = predict(head, X, temperature=2.0)
+    np.testing.assert_array_equal(predicted, head.predict(X))
+    full = -((X[:, None] - means) ** 2).sum(axis=2) / 2.0
+    np.testing.assert_allclose(probabilities, softmax(full, axis=1), atol=1e-12)
 
 
 def test_dummy__gives_every_image_the_class_frequencies():

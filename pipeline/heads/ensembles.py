@@ -110,11 +110,11 @@ class Folds:
     def __repr__(self) -> str:
         return f"Folds({len(self._folds)})"
 
-    def split(self, *_: object) -> Iterator[Fold]:
+    def split(self, *_: object, **__: object) -> Iterator[Fold]:
         """Rows to fit on, rows held out."""
         return iter(self._folds)
 
-    def get_n_splits(self, *_: object) -> int:
+    def get_n_splits(self, *_: object, **__: object) -> int:
         """How many there are."""
         return len(self._folds)
 
