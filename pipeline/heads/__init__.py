@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import ConfigDict, create_model
 from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
 
 from pipeline.errors import ConfigurationError
 from pipeline.heads import enhancement, grids
@@ -82,10 +83,23 @@ def recipe(name: str, entry: HeadParams) -> Recipe:
     steps = enhancement.parse(entry.enhance, at=at)
     return replace(
         found,
+        build=_naming(found.build, at),
         enhance=steps,
         members={name: replace(member, enhance=steps) for name, member in found.members.items()},
         grid=found.grid if entry.search is None else _grid(found, entry, at),
     )
+
+
+def _naming(build: Callable[[Setting], Pipeline], at: str) -> Callable[[Setting], Pipeline]:
+    """The same, whose refusals name the entry: classes are known only when it is built."""
+
+    def named(setting: Setting) -> Pipeline:
+        try:
+            return build(setting)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"params.yaml: {at}.{error}") from None
+
+    return named
 
 
 def _grid(found: Recipe, entry: HeadParams, at: str) -> tuple[float, ...]:

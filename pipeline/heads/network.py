@@ -11,7 +11,8 @@ from pipeline.heads.grids import DECAY_GRID
 from pipeline.heads.recipe import Recipe, Setting
 
 HIDDEN = 256
-EPOCHS = 200
+EPOCHS = 1000
+"""At most: of a few hundred images an epoch is one step of the optimiser."""
 
 
 class Network(MLPClassifier):  # type: ignore[misc]  # sklearn has no types

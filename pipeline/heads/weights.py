@@ -20,11 +20,12 @@ ClassWeight = Literal["balanced"] | dict[ClassName, PositiveFloat] | None
 
 
 def by_code(weight: ClassWeight, at: Setting) -> Literal["balanced"] | dict[int, float] | None:
-    """What scikit-learn takes as `class_weight`. Raises ConfigurationError, near misses named."""
+    """What scikit-learn takes as `class_weight`.
+
+    Raises ConfigurationError, near misses named, of which `heads.recipe` names the entry.
+    """
     if not isinstance(weight, Mapping):
         return weight
     if strange := [name for name in weight if name not in at.classes]:
-        raise ConfigurationError(
-            f"params.yaml: class_weight: {unknown('class', strange[0], at.classes)}"
-        )
+        raise ConfigurationError(f"class_weight: {unknown('class', strange[0], at.classes)}")
     return {code: weight.get(name, 1.0) for code, name in enumerate(at.classes)}
