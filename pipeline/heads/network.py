@@ -16,12 +16,13 @@ EPOCHS = 1000
 
 
 class Network(MLPClassifier):  # type: ignore[misc]  # sklearn has no types
-    """scikit-learn's, which forgets its optimiser: two more numbers a weight."""
+    """scikit-learn's, which keeps nothing but the weights: it has three more numbers for each."""
 
     def fit(self, X: npt.NDArray[Any], y: npt.NDArray[Any]) -> "Network":
         """X: (N, D) float; y: (N,) class of each row."""
         super().fit(X, y)
-        del self._optimizer
+        for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
+            vars(self).pop(name, None)
         return self
 
 
