@@ -22,7 +22,7 @@ class Network(MLPClassifier):  # type: ignore[misc]  # sklearn has no types
         """X: (N, D) float; y: (N,) class of each row."""
         super().fit(X, y)
         for name in ("_optimizer", "_best_coefs", "_best_intercepts"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         return self
 
 
