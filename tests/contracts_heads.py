@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -254,7 +255,8 @@ class HeadContract:
         with pytest.raises(InputError) as refused:
             selection.train(kind, HeadParams(kind=kind), labels, replace(cached, vectors=X))
         line = str(refused.value)
-        assert line.startswith("2 of 90 vectors hold NaN or infinity, the first is row 7; run ")
+        told = r"2 of (90|120) vectors hold NaN or infinity, the first is row 7; run "  # val or not
+        assert re.match(told, line)
         fitted, _ = trained(kind)
         with pytest.raises(InputError, match=f"^2 of 150 .* the first is row {rows[0]}; run "):
             evaluation.predict(fitted.train, X)
@@ -332,8 +334,9 @@ class HeadContract:
     def test_null__is_searched__a_given_value_is_not(self, kind):
         _, record = trained(kind)
         grid = heads.recipe(kind, HeadParams(kind=kind)).grid
-        assert set(record.choice) == set(searched_of(kind))
-        for option, chosen in record.choice.items():
+        own = {option: value for option, value in record.choice.items() if "." not in option}
+        assert set(own) == set(searched_of(kind))  # those of a member are member.option
+        for option, chosen in own.items():
             assert chosen in [trial["value"] for trial in record.trace]
             assert {trial["value"] for trial in record.trace} <= set(grid)
             given = int(grid[2]) if option == "k" else grid[2]
