@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from pipeline.vectors import check_predict
+
 Vectors = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float64]
@@ -17,10 +19,11 @@ def predict(
     """Predicted codes (N,) int64 and probabilities (N, K) float64, or None where it has none.
 
     temperature: the logits are divided by it (temperature scaling, Guo 2017), None: the
-    classifier's own probabilities are taken.
+    classifier's own probabilities are taken. Raises InputError (NaN, infinity, another width).
     """
     if len(X) == 0:
         return np.empty(0, np.int64), None
+    check_predict(classifier, X)
     if temperature is not None:
         return at_temperature(logits(classifier, X), temperature)
     if not hasattr(classifier, "predict_proba"):

@@ -2,8 +2,10 @@
 
 import hashlib
 import inspect
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,13 +13,17 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from threadpoolctl import threadpool_limits
 
 from pipeline import dataset, embeddings, evaluation, features, files, heads, selection
 from pipeline.dataset import Labels
 from pipeline.embeddings import Embeddings
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, InputError
 from pipeline.frozen import FrozenBackbone
 from pipeline.heads import HEADS, Setting
 from pipeline.outputs import FrozenLayer
@@ -135,15 +141,31 @@ def train(kind: str, **options):
 trained = cache(train)
 
 
-def digest(kind: str) -> str:
-    """sha256 of what a head, fitted afresh, is kept in."""
+def fit_in_folds(kind: str, **setting) -> Pipeline:
+    """A head of that kind on the toy's train images, built for five folds of them."""
+    X, y = of_split(*toy(), "train")
+    turn = np.arange(len(X)) % 5
+    folds = tuple((np.flatnonzero(turn != one), np.flatnonzero(turn == one)) for one in range(5))
+    recipe = heads.recipe(kind, HeadParams(kind=kind))
+    at = Setting(recipe.default or 0.0, *X.shape, 1e-4, classes=("a", "b", "c"), folds=folds)
+    with threadpool_limits(1):
+        return recipe.build(replace(at, **setting)).fit(X, y)
+
+
+def digest(kind: str) -> list[str]:
+    """sha256 of what a head, fitted afresh, is kept in, without folds and with them."""
     with tempfile.TemporaryDirectory() as folder:
         heads.save(Path(folder), *train(kind))
-        return files.sha256_of(Path(folder, f"{kind}.joblib"))
+        kept = io.BytesIO()
+        joblib.dump(fit_in_folds(kind), kept)
+        return [
+            files.sha256_of(Path(folder, f"{kind}.joblib")),
+            files.sha256_of_bytes(kept.getvalue()),
+        ]
 
 
 @cache
-def digests_elsewhere() -> list[dict[str, str]]:
+def digests_elsewhere() -> list[dict[str, list[str]]]:
     """The digests of every head from two processes: other hash seeds, other numbers of threads."""
     code = (
         "import json; from tests.contracts_heads import HEADS, digest; "
@@ -166,7 +188,23 @@ def options_of(kind: str) -> list[str]:
 
 
 def numbers_of(kind: str) -> list[str]:
-    return [name for name in options_of(kind) if name != "class_weight"]
+    return [name for name in options_of(kind) if name not in ("class_weight", "members")]
+
+
+def searched_of(kind: str) -> list[str]:
+    option = heads.recipe(kind, HeadParams(kind=kind)).option
+    return [option] if option else []
+
+
+def first_steps(fitted) -> list:
+    """What the vectors meet first: of a head made of heads, in each of them."""
+    if isinstance(fitted, Pipeline):
+        return first_steps(fitted[0])
+    if hasattr(fitted, "estimators_"):
+        return [step for member in fitted.estimators_ for step in first_steps(member)]
+    if hasattr(fitted, "calibrated_classifiers_"):
+        return first_steps(fitted.calibrated_classifiers_[0].estimator)
+    return first_steps(fitted.estimator_) if hasattr(fitted, "estimator_") else [fitted]
 
 
 def refusal(kind: str, **options) -> str:
@@ -198,6 +236,52 @@ class HeadContract:
             np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-12)
             np.testing.assert_array_equal(probabilities.argmax(axis=1), predicted)
 
+    @pytest.mark.parametrize("temperature", [0.5, 3.0])
+    def test_probabilities__at_a_temperature__sum_to_one__and_predict_the_same(
+        self, kind, temperature
+    ):
+        fitted, _ = trained(kind)
+        X, _ = of_split(*toy(), "test")
+        predicted, probabilities = evaluation.predict(fitted.train_val, X, temperature)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(predicted, fitted.train_val.predict(X))
+
+    @pytest.mark.parametrize("spoilt", [np.nan, np.inf, -np.inf])
+    def test_vector_that_is_not_finite__is_refused_where_it_is_fitted_and_asked(self, kind, spoilt):
+        labels, cached = toy()
+        X = np.array(cached.vectors, dtype=np.float32)
+        rows = features.images(labels, cached, "train").rows[[7, 11]]
+        X[rows, 3] = spoilt
+        with pytest.raises(InputError) as refused:
+            selection.train(kind, HeadParams(kind=kind), labels, replace(cached, vectors=X))
+        line = str(refused.value)
+        told = r"2 of (90|120) vectors hold NaN or infinity, the first is row 7; run "  # val or not
+        assert re.match(told, line)
+        fitted, _ = trained(kind)
+        with pytest.raises(InputError, match=f"^2 of 150 .* the first is row {rows[0]}; run "):
+            evaluation.predict(fitted.train, X)
+
+    def test_one_class__is_refused_by_name(self, kind, tmp_path):
+        labels = toy_labels(12, 1)
+        cached = embed(tmp_path / "toy.h5", labels, toy_vectors(labels, 5))
+        with pytest.raises(InputError) as refused:
+            selection.train(kind, HeadParams(kind=kind), labels, cached)
+        line = str(refused.value)
+        assert "vectors to fit on are all of class 'a'" in line
+        assert "add images of another class" in line
+        assert "\n" not in line
+
+    @pytest.mark.parametrize("temperature", [None, 2.0])
+    def test_wrong_width__is_refused_with_both(self, kind, temperature):
+        fitted, _ = trained(kind)
+        X, _ = of_split(*toy(), "test")
+        for other in (X[:, :-1], np.hstack([X, X])):
+            with pytest.raises(InputError) as refused:
+                evaluation.predict(fitted.train_val, other, temperature)
+            line = str(refused.value)
+            assert f"have {other.shape[1]} dimensions, the head was fitted on 8" in line
+            assert "\n" not in line
+
     def test_file__has_the_same_bytes_twice_and_in_other_processes(self, kind):
         here = digest(kind)
         assert digest(kind) == here
@@ -226,7 +310,8 @@ class HeadContract:
         fitted, record = trained(kind)
         for pipeline, splits in ((fitted.train, ["train"]), (fitted.train_val, ["train", "val"])):
             X, _ = of_split(*toy(), *splits)
-            np.testing.assert_allclose(pipeline[0].mean_, X.mean(axis=0), rtol=0, atol=1e-5)
+            for step in first_steps(pipeline):
+                np.testing.assert_allclose(step.mean_, X.mean(axis=0), rtol=0, atol=1e-5)
         assert record.rows == {"train": 90, "val": 30}
 
     def test_two_layers__joined__train_in_views_and_repeat_to_the_byte(self, kind, tmp_path):
@@ -242,14 +327,16 @@ class HeadContract:
             assert one.read_bytes() == two.read_bytes()
         fitted, record = heads.load(tmp_path / "one", kind)
         assert [one["layers"] for one in record.by_layer] == [["a"], ["b"], ["a", "b"]]
-        assert (fitted.train[0].n_samples_seen_, fitted.train_val[0].n_samples_seen_) == (72, 96)
-        assert fitted.train[0].n_features_in_ == 12
+        for pipeline, rows in ((fitted.train, 72), (fitted.train_val, 96)):
+            for step in first_steps(pipeline):
+                assert (step.n_samples_seen_, step.n_features_in_) == (rows, 12)
 
     def test_null__is_searched__a_given_value_is_not(self, kind):
         _, record = trained(kind)
         grid = heads.recipe(kind, HeadParams(kind=kind)).grid
-        assert set(record.choice) == set(numbers_of(kind))
-        for option, chosen in record.choice.items():
+        own = {option: value for option, value in record.choice.items() if "." not in option}
+        assert set(own) == set(searched_of(kind))  # those of a member are member.option
+        for option, chosen in own.items():
             assert chosen in [trial["value"] for trial in record.trace]
             assert {trial["value"] for trial in record.trace} <= set(grid)
             given = int(grid[2]) if option == "k" else grid[2]
@@ -289,10 +376,43 @@ class HeadContract:
     def test_wrong_value__is_refused_with_key_and_value_and_what_is_allowed(self, kind, value):
         allowed = {"str": "number|integer", "bool": "number|integer", "list": "number|integer"}
         for option in numbers_of(kind):
+            if option == "shrinkage" and value == 0 and value is not False:
+                continue  # the one number that may be 0
             line = refusal(kind, **{option: value})
             assert line.startswith(f"params.yaml: heads.mine.{option} is {value!r}")
-            words = allowed.get(type(value).__name__, "greater than 0|finite|integer").split("|")
+            words = "greater than 0|greater than or equal to 0|finite|integer"
+            words = allowed.get(type(value).__name__, words).split("|")
             assert any(word in line for word in words)
+
+    def test_enhancement__takes_the_place_of_its_own(self, kind):
+        X, y = of_split(*toy(), "train")
+        at = Setting(1.0, *X.shape, 1e-4)
+        recipe = heads.recipe(kind, HeadParams(kind=kind, enhance=["power", "pca:3", "l2"]))
+        pipeline = recipe.build(replace(at, enhance=recipe.enhance)).fit(X, y)
+        assert recipe.enhanced(replace(at, enhance=recipe.enhance)) == ("power", "pca:3", "l2")
+        for step in first_steps(pipeline):
+            assert isinstance(step, FunctionTransformer)
+        none = heads.recipe(kind, HeadParams(kind=kind, enhance="none"))
+        assert none.enhanced(replace(at, enhance=none.enhance)) == ()
+        bare = none.build(replace(at, enhance=none.enhance))
+        assert len(bare.steps) == 1
+        assert bare.fit(X, y).predict(X).shape == (90,)
+        assert recipe.enhanced(at) != ()
+
+    def test_default__is_in_the_grid__of_what_can_be_searched(self, kind):
+        recipe = heads.recipe(kind, HeadParams(kind=kind))
+        assert (recipe.default in recipe.grid) == bool(recipe.option)
+        assert (recipe.default is not None) == bool(recipe.option)
+
+    def test_search_preset__gives_the_grid__or_is_refused_with_who_has_one(self, kind):
+        if searched_of(kind) in (["C"], ["alpha"]):
+            grid = heads.recipe(kind, HeadParams(kind=kind, search="quick-7")).grid
+            as_C = grid if searched_of(kind) == ["C"] else [1 / alpha for alpha in grid]
+            np.testing.assert_allclose(np.log10(as_C), [-6, -4, -2, 0, 2, 4, 6], atol=1e-9)
+        else:
+            line = refusal(kind, search="quick-7")
+            assert line.startswith(f"params.yaml: heads.mine.search: {kind} has no C or alpha")
+            assert all(able in line for able in ("logistic", "linear_svm", "ridge", "mlp"))
 
     def test_wrong_class_weight__is_refused_with_what_is_allowed(self, kind):
         if "class_weight" in options_of(kind):

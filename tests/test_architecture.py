@@ -28,6 +28,7 @@ LEVELS = [
         "metrics",
         "prediction",
         "tuning",
+        "vectors",
         "verdicts",
     },
     {"comparison"},
