@@ -1,5 +1,7 @@
 """What a container may take: memory and processor limits of control groups, version 1 and 2."""
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,15 @@ def cores_allowed(mount: Path = MOUNT, own: Path = OWN) -> float | None:
         if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):
             allowed.append(int(words[0]) / int(words[1]))
     return min(allowed, default=None)
+
+
+def cores() -> int:
+    """How many CPU cores this process may use, by its affinity and its container's quota."""
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    allowed = cores_allowed()
+    return there if allowed is None else max(1, min(there, math.ceil(allowed)))
 
 
 def _groups(controller: str, mount: Path, own: Path) -> Iterator[tuple[Path, bool]]:

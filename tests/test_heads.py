@@ -20,7 +20,6 @@ from pipeline import dataset, evaluation, files, heads
 from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.heads import HEADS, Recipe, Setting, grids, kernel
 from pipeline.params import HeadParams
-from pipeline.search import choose
 from tests.contracts_heads import (
     HeadContract,
     embed,
@@ -30,6 +29,7 @@ from tests.contracts_heads import (
     toy_vectors,
     trained,
 )
+from tests.test_selection import choose
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))

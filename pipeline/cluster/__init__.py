@@ -10,14 +10,12 @@ crew.py        which worker does what: who is admitted, who is left out
 jobs.py        what is left to do, what is done again, and what ended a worker
 """
 
-import math
-import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline import cgroups
+from pipeline.cgroups import cores
 from pipeline.cluster.addresses import asked_for
 from pipeline.cluster.here import Threads
 from pipeline.cluster.work import Ready, Result, Seat, Task, Work
@@ -42,15 +40,6 @@ class Cluster(Protocol):
         Raises what a task raises, and ClusterError where the cluster itself is lost. Tasks that
         wait are cancelled, and running threads awaited, as the iterator is closed.
         """
-
-
-def cores() -> int:
-    """How many CPU cores this process may use, by its affinity and its container's quota."""
-    there = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    allowed = cgroups.cores_allowed()
-    return there if allowed is None else max(1, min(there, math.ceil(allowed)))
 
 
 def is_here(execution: "ExecutionParams") -> bool:

@@ -21,8 +21,9 @@ class Setting:
     value: of the option searched; rows, dim: shape of the training embeddings;
     tolerance: of an iterative solver; seed: of what is drawn at random; enhance: the steps before
     the classifier that the user named, None: the kind's own; classes: names of the codes 0..K-1,
-    where they are known; folds: of the rows, for what has to be fitted out of fold; members:
-    values chosen for the heads that this one is made of, by name.
+    where they are known; folds: for what has to be fitted out of fold, each row held out by one of
+    them and every class among the rows to fit on, empty where the images are too few for that;
+    members: values chosen for the heads that this one is made of, by name.
     """
 
     value: float
@@ -34,6 +35,11 @@ class Setting:
     classes: tuple[str, ...] = ()
     folds: tuple[Fold, ...] = ()
     members: Mapping[str, float] = field(default_factory=dict)
+
+
+def nothing(_: Setting) -> tuple[str, ...]:
+    """No step before the classifier, or no note."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Recipe:
     counts_rows: the option is a number of training images, of which there must be as many;
     default: the value where there is nothing to choose by; enhance: see Setting;
     members: the heads that it is made of, by name, each with a search of its own;
-    out_of_fold: it needs `Setting.folds`.
+    out_of_fold: it needs `Setting.folds`; enhanced: names of the steps before the classifier;
+    notes: what it does that its entry in params.yaml does not say, and why.
     """
 
     build: Callable[[Setting], Pipeline]
@@ -63,3 +70,5 @@ class Recipe:
     enhance: tuple[str, ...] | None = None
     members: "Mapping[str, Recipe]" = field(default_factory=dict)
     out_of_fold: bool = False
+    enhanced: Callable[[Setting], tuple[str, ...]] = nothing
+    notes: Callable[[Setting], tuple[str, ...]] = nothing
