@@ -13,14 +13,14 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline import evaluation, heads, metrics, selection
+from pipeline import search as searching
 from pipeline.errors import InputError
+from pipeline.fitting import FINE_TOLERANCE, Ground
+from pipeline.folds import Part
 from pipeline.heads import HEADS, Recipe, Setting
 from pipeline.heads.grids import C_GRID
 from pipeline.metrics import Scored
 from pipeline.params import HeadParams
-from pipeline import search as searching
-from pipeline.fitting import FINE_TOLERANCE, Ground
-from pipeline.folds import Part
 from pipeline.search import STRIDE, Search
 from tests.contracts_heads import embed, of_split, toy, toy_labels, toy_vectors, train
 
