@@ -44,7 +44,7 @@ def temperature(logits: Logits, y: Codes) -> float:
     """
     n, classes = logits.shape
     scale = float(np.sqrt(np.square(logits - logits.mean(axis=1, keepdims=True)).mean()))
-    if n == 0 or scale == 0:  # nothing to tell from, or every class alike at any temperature
+    if scale == 0:  # every class alike at any temperature
         return 1.0
     targets = np.full(logits.shape, PSEUDO / classes / (n + PSEUDO))
     targets[np.arange(n), y] += n / (n + PSEUDO)

@@ -183,9 +183,7 @@ def _of_abstention(told: dict[str, Any]) -> Iterator[str]:
         yield f"no threshold reaches a precision of {told['wanted']:g} on val"
         return
     low, high = told["precision_ci95"]
-    sure = "none is sure to" if told["sure"] is None else f"{told['sure']:.4g} is sure to"
     yield (
-        f"abstaining below {told['threshold']:.4g} it is right on {told['precision']:.4f} "
-        f"({low:.4f} to {high:.4f}) of the {told['coverage']:.1%} of val it keeps; "
-        f"to reach {told['wanted']:g}, {sure}"
+        f"below {told['threshold']:.3g} it abstains, and is right on {told['precision']:.4f} "
+        f"({low:.4f} to {high:.4f}) of the {told['coverage']:.1%} of val that is left"
     )
