@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import (
     extraction,
+    heads,
     images,
     incremental,
     machine,
@@ -39,6 +40,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
     "incremental": incremental.measure,
     "reading": reading.measure,
     "memory": memory.measure,
+    "heads": heads.measure,
     "scale": scale.measure,
     "workers": workers.measure,
     "models": models.measure,
@@ -46,7 +48,7 @@ PARTS: dict[str, Callable[[Desk], list[Row]]] = {
 ONLY_ASKED = ("models",)
 """Hours, and no speed: measured where it is named."""
 
-SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "torch", "dvc")
+SHOWN = ("onnxruntime-gpu", "onnxruntime", "pillow", "numpy", "scikit-learn", "torch", "dvc")
 """Packages whose versions stand with the results."""
 
 

@@ -91,13 +91,13 @@ def _extract(desk: Desk, project: Project) -> Peak:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        peak = _watch(process)
+        peak = watch(process)
         if process.returncode:
             raise RuntimeError(process.stderr.read().decode())
     return peak
 
 
-def _watch(process: subprocess.Popen) -> Peak:
+def watch(process: subprocess.Popen) -> Peak:
     """Poll until the process ends; what ends between two looks was seen at the one before."""
     root = psutil.Process(process.pid)
     seen: dict[int, float] = {}

@@ -1,161 +1,175 @@
-"""Search a head's grid on the validation images, coarse to fine.
+"""Search a head's grid on images that it is not fitted on, coarse to fine.
 
-Every fourth candidate from the most regularised on, until the score has risen thrice, at a loose
-tolerance; then the best at a tight one, and those two and one steps from it.
+Every fourth candidate from the most regularised on, until the score has clearly risen, at a loose
+tolerance; then those around the best of them, at the tolerance of the fits that are kept.
 """
 
-import copy
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline import metrics
-from pipeline.heads import Recipe, Setting
-from pipeline.metrics import Scored
-from pipeline.prediction import predict
+from pipeline.fitting import FINE_TOLERANCE, Fit, Ground, each
+from pipeline.folds import Part
+from pipeline.heads import Recipe
+from pipeline.trials import Bench, Trial
 
 STRIDE = 4
 RISES = 3
-COARSE_TOLERANCE = 3e-4
-FINE_TOLERANCE = 1e-4
-"""Also of the final fits. A looser one stops early where the training images can be separated:
-at 1e-3 the search on 195 photos of ants and bees ended two steps from the best C."""
+RISE = 0.2
+"""By this share of the least log loss a single rise is clear."""
 
-Vectors = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int64]
+COARSE_TOLERANCE = 3e-4
+PATH_TOLERANCE = 2e-3
+"""Of fits that start from others. On what can be separated they stop early, and make little of it as
+what is regularised less overfits: hence the walk, from scratch, at the end."""
+
+ENDS = ("most regularised", "least regularised")
 
 
 @dataclass(frozen=True)
 class Search:
-    """The value chosen and all that was tried, in the grid's order."""
+    """The value chosen and all that was tried, in the grid's order.
+
+    choice: option and value; members: the values of a head made of heads; edges: options whose
+    value lies at an end of the grid, and which; fit: on the one part there was, if it may be kept.
+    """
 
     value: float
+    choice: dict[str, float] = field(default_factory=dict)
     trace: list[dict[str, Any]] = field(default_factory=list)
     by: str = "given"
-    at_edge: bool = False
+    edges: dict[str, str] = field(default_factory=dict)
+    members: Mapping[str, float] = field(default_factory=dict)
+    fit: Fit | None = None
+
+    @property
+    def at_edge(self) -> bool:
+        """A value lies at an end of its grid."""
+        return bool(self.edges)
 
 
-def choose(
-    recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
-) -> Search:
-    """Search the recipe's grid by validation log loss, or accuracy where it has none or says so.
+def choose(recipe: Recipe, ground: Ground, parts: Sequence[Part]) -> Search:
+    """Search the recipe's grid by log loss, or accuracy where it has none or says so.
 
-    X_*: (N, D) float32; y_*: (N,) int. Ties go to the more regularised candidate.
+    Figures are those of the held rows of all parts together. Ties go to the more regularised
+    candidate.
     """
+    if recipe.members:
+        return _of_members(recipe, ground, parts)
+    option = recipe.option or ""
     if recipe.value is not None or not recipe.grid:
-        return Search(recipe.value or 0.0)
+        value = recipe.value or 0.0
+        return Search(value, {option: value} if option else {})
     if recipe.counts_rows:
-        possible = tuple(value for value in recipe.grid if value <= len(X_seen))
-        recipe = replace(recipe, grid=possible)
-    bench = _Bench(recipe, X_seen, y_seen, X_held, y_held)
-    coarse = _coarse(bench, len(recipe.grid))
-    fine = _fine(bench, min(coarse, key=_rank), len(recipe.grid))
-    tried = {trial.index: trial for trial in [*coarse, *fine]}
-    best = min(fine, key=_rank).index
+        rows = min(len(ground.y[part.seen]) for part in parts)
+        recipe = replace(recipe, grid=tuple(value for value in recipe.grid if value <= rows))
+    bench = Bench(recipe, ground, parts)
+    coarse = _coarse(bench)
+    fine = _around(bench, coarse) if recipe.warm else _halving(bench, coarse)
+    tried = {trial.index: trial.figures for trial in [*coarse, *fine]}
+    best = min(fine, key=lambda trial: trial.rank)
+    value, at_end = recipe.grid[best.index], best.index in (0, len(recipe.grid) - 1)
     return Search(
-        value=recipe.grid[best],
-        trace=[tried[index].figures for index in sorted(tried)],
-        by=coarse[0].by,
-        at_edge=best in (0, len(recipe.grid) - 1),
+        value,
+        {option: value},
+        [tried[index] for index in sorted(tried)],
+        best.by,
+        {option: ENDS[best.index > 0]} if at_end else {},
+        fit=best.fit,
     )
 
 
-def scores(classifier: Any, X: Vectors, y: Codes) -> Scored:
-    """What a fitted classifier or pipeline says of labelled rows."""
-    predicted, probabilities = predict(classifier, X)
-    return Scored(y, predicted, probabilities, classes=len(classifier.classes_))
+def _of_members(recipe: Recipe, ground: Ground, parts: Sequence[Part]) -> Search:
+    """Search the grid of each head that this one is made of, on its own."""
+    names = list(recipe.members)
+    found = each(
+        lambda name: choose(recipe.members[name], ground, parts), names, size=ground.X.nbytes
+    )
+    searches = dict(zip(names, found, strict=True))
+
+    def joined(of: str) -> dict[str, Any]:
+        return {
+            f"{name}.{option}": value
+            for name, search in searches.items()
+            for option, value in getattr(search, of).items()
+        }
+
+    measures = sorted({search.by for search in found} - {"given"})
+    return Search(
+        0.0,
+        joined("choice"),
+        [{"member": name, **tried} for name, search in searches.items() for tried in search.trace],
+        " or ".join(measures) or "given",
+        joined("edges"),
+        {name: search.value for name, search in searches.items() if search.choice},
+    )
 
 
-def criterion(recipe: Recipe, figures: dict[str, Any]) -> str:
-    """Which of its validation figures a head is chosen by."""
-    return "log_loss" if "log_loss" in figures and not recipe.by_accuracy else "accuracy"
-
-
-def score(figures: dict[str, Any], by: str) -> float:
-    """How good validation figures are; lower is better."""
-    return -float(figures["accuracy"]) if by == "accuracy" else float(figures[by])
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """One candidate, fitted on train and scored on val.
-
-    figures: its value, accuracy and, where there are probabilities, log loss;
-    by: which of them it is chosen by; fitted: the classifier, where another is to
-    start from it.
-    """
-
-    index: int
-    figures: dict[str, float]
-    by: str
-    fitted: Any
-
-    @property
-    def score(self) -> float:
-        """Lower is better."""
-        return score(self.figures, self.by)
-
-
-def _rank(trial: _Trial) -> tuple[float, int]:
-    """Lower is better; of equal scores the more regularised."""
-    return trial.score, trial.index
-
-
-class _Bench:
-    """The classifier of a recipe on embeddings that its other steps transformed, once."""
-
-    def __init__(
-        self, recipe: Recipe, X_seen: Vectors, y_seen: Codes, X_held: Vectors, y_held: Codes
-    ) -> None:
-        self.recipe = recipe
-        self.rows, self.dim = X_seen.shape
-        *transforms, _ = self._steps(0, COARSE_TOLERANCE)
-        for step in transforms:
-            X_seen, X_held = step.fit_transform(X_seen, y_seen), step.transform(X_held)
-        self.seen = X_seen, y_seen
-        self.held = X_held, y_held
-
-    def _steps(self, index: int, tolerance: float) -> list[Any]:
-        setting = Setting(self.recipe.grid[index], self.rows, self.dim, tolerance)
-        return [step for _, step in self.recipe.build(setting).steps]
-
-    def trial(self, index: int, tolerance: float, start: _Trial | None = None) -> _Trial:
-        """Fit a candidate, from the coefficients of `start` where the recipe can, and score it."""
-        *_, classifier = self._steps(index, tolerance)
-        if self.recipe.warm:
-            options = {**classifier.get_params(), "warm_start": True}
-            classifier = copy.copy(start.fitted if start else classifier).set_params(**options)
-        classifier.fit(*self.seen)
-        X, y = self.held
-        scored = scores(classifier, X, y)
-        figures = {"value": self.recipe.grid[index], "accuracy": metrics.accuracy(scored)}
-        if scored.probabilities is not None:
-            figures["log_loss"] = metrics.log_loss(scored)
-        by = criterion(self.recipe, figures)
-        return _Trial(index, figures, by, classifier if self.recipe.warm else None)
-
-
-def _coarse(bench: _Bench, size: int) -> list[_Trial]:
-    """Every fourth candidate, each from the one before, until the score rose RISES times running."""
-    trials, rises = [bench.trial(0, COARSE_TOLERANCE)], 0
-    for index in range(STRIDE, size, STRIDE):
-        trials.append(bench.trial(index, COARSE_TOLERANCE, trials[-1]))
-        before, after = trials[-2:]
-        rises = rises + 1 if after.score > before.score else 0
-        if rises == RISES:
-            break
+def _coarse(bench: Bench) -> list[Trial]:
+    """Every fourth candidate, until the score rose: clearly, or RISES times running."""
+    places, trials = range(0, len(bench.recipe.grid), STRIDE), list[Trial]()
+    if bench.recipe.warm:
+        for place in places:
+            trials.append(bench.path(place, trials, PATH_TOLERANCE))
+            if _is_past(trials):
+                break
+        return trials
+    for start in range(0, len(places), bench.width):  # as many as there are free cores
+        for trial in bench.trials(places[start : start + bench.width], COARSE_TOLERANCE):
+            trials.append(trial)
+            if _is_past(trials):
+                return trials
     return trials
 
 
-def _fine(bench: _Bench, best: _Trial, size: int) -> list[_Trial]:
-    """The best coarse candidate again, and those two and one steps from the best."""
-    if bench.recipe.warm:  # others cost as much the second time, and say the same
-        best = bench.trial(best.index, FINE_TOLERANCE, best)
+def _is_past(trials: Sequence[Trial]) -> bool:
+    scores = [trial.score for trial in trials]
+    if trials[-1].by == "log_loss" and scores[-1] > (1 + RISE) * min(scores):
+        return True
+    last = scores[-RISES - 1 :]
+    return len(last) > RISES and all(one < next for one, next in pairwise(last))
+
+
+def _around(bench: Bench, coarse: Sequence[Trial]) -> list[Trial]:
+    """From the floor of the valley that three coarse candidates draw, downhill to its lowest place.
+
+    Each from scratch, so that one of them is the fit to be kept.
+    """
+    size, floor = len(bench.recipe.grid), math.floor(_floor(coarse))
+    first = max(0, min(floor, size - 2))
+    trials = bench.trials(range(first, min(first + 2, size)), FINE_TOLERANCE)
+    while True:
+        best = min(trials, key=lambda trial: trial.rank).index
+        known = {trial.index for trial in trials}
+        trials = [trial if trial.index == best else replace(trial, fit=None) for trial in trials]
+        beside = [i for i in (best - 1, best + 1) if 0 <= i < size and i not in known]
+        if not beside:
+            return trials
+        trials += bench.trials(beside, FINE_TOLERANCE)
+
+
+def _floor(coarse: Sequence[Trial]) -> float:
+    """Where the parabola through the best candidate and those beside it is lowest."""
+    place = min(range(len(coarse)), key=lambda place: coarse[place].rank)
+    if not 0 < place < len(coarse) - 1:
+        return float(coarse[place].index)
+    before, here, after = (trial.score for trial in coarse[place - 1 : place + 2])
+    bend = before - 2 * here + after
+    return coarse[place].index + (STRIDE * (before - after) / (2 * bend) if bend > 0 else 0.0)
+
+
+def _halving(bench: Bench, coarse: Sequence[Trial]) -> list[Trial]:
+    """The best coarse candidate, and those two and one steps from the best.
+
+    It is not fitted again, which would cost as much as the first time and say the same.
+    """
+    size, best = len(bench.recipe.grid), min(coarse, key=lambda trial: trial.rank)
     trials = [best]
     for step in (STRIDE // 2, STRIDE // 4):
-        around = [best.index - step, best.index + step]
-        trials += [bench.trial(i, FINE_TOLERANCE, best) for i in around if 0 <= i < size]
-        best = min(trials, key=_rank)
+        around = [i for i in (best.index - step, best.index + step) if 0 <= i < size]
+        trials += bench.trials(around, FINE_TOLERANCE)
+        best = min(trials, key=lambda trial: trial.rank)
+        trials = [trial if trial is best else replace(trial, fit=None) for trial in trials]
     return trials

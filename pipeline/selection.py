@@ -1,80 +1,23 @@
-"""Choose a head's option and layers on the validation images, never on test; fit it twice.
+"""Choose a head's option and layers on the validation images, or on folds, never on test; fit it twice.
 
 Each candidate set of layers has a search and a fit on train of its own; the chosen one is then
 fitted once more, from scratch, on train + val.
 """
 
-import warnings
-from dataclasses import dataclass
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
-
-from pipeline import features, heads, metrics
+from pipeline import abstention, features, fitting, heads
+from pipeline.candidates import EVERY, Candidate, Task, contest, fits
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
-from pipeline.features import Images, Sight
-from pipeline.heads import Fitted, Recipe, Record, Setting
+from pipeline.features import Gathered, Images
+from pipeline.fitting import Fit
+from pipeline.folds import Draw, Pool
+from pipeline.heads import Fitted, Record, Setting
 from pipeline.params import HeadParams
-from pipeline.search import FINE_TOLERANCE, Codes, Search, Vectors, choose, criterion, score, scores
-
-
-class _Rows:
-    """What a head is fitted on: the images of train and val, each in so many augmented views too.
-
-    y_seen, y_held: codes of train and val, one an image; y: one a row of `matrix`.
-    """
-
-    def __init__(
-        self, cached: Embeddings, seen: Images, held: Images, views: int, classes: tuple[str, ...]
-    ) -> None:
-        self.y_seen, self.y_held = seen.codes(classes), held.codes(classes)
-        self.y = np.concatenate([np.tile(y, views + 1) for y in (self.y_seen, self.y_held)])
-        self.training = len(self.y_seen) * (views + 1)
-        parts = [(images.rows, views) for images in (seen, held)]
-        self._gathered = features.Gathered(cached, parts)
-
-    def matrix(self, layers: tuple[str, ...]) -> Vectors:
-        """Train in every view, val clean, then in its other views."""
-        return self._gathered.of(layers)
-
-    def split(self, layers: tuple[str, ...]) -> tuple[Vectors, Codes, Vectors, Codes]:
-        """X and y of the rows to fit on, and of the clean ones to score by."""
-        X, start = self.matrix(layers), self.training
-        return X[:start], self.y[:start], X[start : start + len(self.y_held)], self.y_held
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A fitted pipeline, and whether its solver converged."""
-
-    pipeline: Pipeline
-    converged: bool
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One set of layers: its search, the fit on train, and how good that is on val.
-
-    by: which of the figures counts.
-    """
-
-    layers: tuple[str, ...]
-    search: Search
-    setting: Setting
-    choice: dict[str, float]
-    fit: _Fit
-    figures: dict[str, Any]
-    by: str
-
-    @property
-    def score(self) -> float:
-        """Lower is better."""
-        return score(self.figures, self.by)
 
 
 def train(
@@ -89,33 +32,26 @@ def train(
     sight = features.sight(name, entry, features.offer(cached))
     seen = features.images(labels, cached, Split.TRAIN)
     held = features.images(labels, cached, Split.VAL)
-    classes = _classes(labels, seen, held)
-    rows = _Rows(cached, seen, held, sight.views, classes)
-    with threadpool_limits(1), warnings.catch_warnings(record=True):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the fits that are kept tell
-        # one thread: faster at these sizes, and the same bits whatever the machine's cores
-        chosen, everything, reached = _chosen(recipe, rows, sight)
-    record = Record(
-        backbone=str(cached.attributes["backbone"]),
-        head=name,
-        kind=entry.kind,
-        fingerprint=cached.fingerprint,
-        classes=list(classes),
-        rows={"train": rows.training, "val": len(rows.y) - rows.training},
-        choice=chosen.choice,
-        chosen_by=chosen.search.by,
-        trace=chosen.search.trace,
-        at_edge=chosen.search.at_edge,
-        converged=chosen.fit.converged and everything.converged,
-        images={"train": len(seen.rows), "val": len(held.rows)},
-        layers=list(chosen.layers),
-        layers_by=chosen.by if sight.best else "given",
-        views=sight.views,
-        fingerprints=features.fingerprints(cached, chosen.layers, sight.views),
-        by_layer=reached if len(reached) > 1 else [],
-        notes=list(sight.notes),
-    )
-    return Fitted(classes, chosen.fit.pipeline, everything.pipeline), record
+    task = Task(recipe, entry, sight, Pool(seen, held, sight.views, _classes(labels, seen, held)))
+    gathered = Gathered(cached, [(images.rows, sight.views) for images in (seen, held)])
+    draws, skipped = _draws(task)
+    with fitting.alone_on_a_thread():
+        best, kept, reached = contest(task, draws, gathered)
+        everything = kept.everything or _on_everything(task, gathered, best[0])
+    chosen = best[0]
+    about = {
+        "backbone": str(cached.attributes["backbone"]),
+        "head": name,
+        "fingerprint": cached.fingerprint,
+        "fingerprints": features.fingerprints(cached, chosen.layers, sight.views),
+        "converged": kept.train.converged and everything.converged,
+        "notes": [*_notes(task, chosen, kept.train.setting), *skipped],
+        "enhance": list(recipe.enhanced(kept.train.setting)),
+        "by_layer": [_reached(one) for one in reached] if len(reached) > 1 else [],
+        "seeds": [_drawn(*one) for one in zip(draws, best, strict=True)] if entry.seeds > 1 else [],
+    }
+    pipelines = kept.train.pipeline, everything.pipeline
+    return Fitted(task.pool.classes, *pipelines, chosen.temperature), _record(task, chosen, about)
 
 
 def _classes(labels: Labels, seen: Images, held: Images) -> tuple[str, ...]:
@@ -132,60 +68,122 @@ def _classes(labels: Labels, seen: Images, held: Images) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def _chosen(
-    recipe: Recipe, rows: _Rows, sight: Sight
-) -> tuple[_Candidate, _Fit, list[dict[str, Any]]]:
-    """The layers asked for or, of the candidates, the best; its fit on train + val; what each reached.
-
-    Ties go to the earlier one.
-    """
-    chosen, reached = _candidate(recipe, rows, sight.candidates[0]), list[dict[str, Any]]()
-    for place, layers in enumerate(sight.candidates):
-        one = _candidate(recipe, rows, layers) if place else chosen
-        if one.score < chosen.score or not sight.best:  # those asked for come last
-            chosen = one
-        reached.append({"layers": list(layers), "choice": one.choice, **one.figures})
-    return chosen, _fit(recipe, chosen.setting, rows.matrix(chosen.layers), rows.y), reached
-
-
-def _candidate(recipe: Recipe, rows: _Rows, layers: tuple[str, ...]) -> _Candidate:
-    X, y, held, y_held = rows.split(layers)
-    search = choose(recipe, X, y, held, y_held)
-    setting = Setting(search.value, len(X), X.shape[1], FINE_TOLERANCE)
-    fit = _fit(recipe, setting, X, y)
-    choice = {recipe.option: search.value} if recipe.option else {}
-    figures = _figures(fit.pipeline, held, y_held)
-    return _Candidate(layers, search, setting, choice, fit, figures, criterion(recipe, figures))
+def _draws(task: Task) -> tuple[list[Draw], list[str]]:
+    """The given split and those drawn beside it; a note for each that cannot be used."""
+    pool, notes = task.pool, list[str]()
+    draws = [pool.given()]
+    for seed in range(1, task.entry.seeds):
+        draw = pool.redrawn(seed)
+        lost = pool.lost(draw)
+        if lost or len(draw.val) == 0:
+            what = f"class {lost[0]!r} has no image in its train" if lost else "its val is empty"
+            notes.append(f"draw {seed} of train and val is left out: {what}")
+        else:
+            draws.append(draw)
+    return draws, notes
 
 
-def _fit(recipe: Recipe, setting: Setting, X: Vectors, y: Codes) -> _Fit:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        fitted = recipe.build(setting).fit(X, y)
-    return _Fit(fitted, not any(issubclass(w.category, ConvergenceWarning) for w in caught))
+def _on_everything(task: Task, gathered: Gathered, chosen: Candidate) -> Fit:
+    """The fit on train + val."""
+    ground, draw = task.ground(gathered, chosen.layers), task.pool.given()
+    train = task.pool.part(draw.train, draw.val).seen
+    (fit,) = fits(task.recipe, ground, chosen.search, train, [EVERY])
+    return fit
 
 
-def _figures(fit: Pipeline, X: Vectors, y: Codes) -> dict[str, Any]:
-    """Accuracy with its interval and, where there are probabilities, log loss."""
-    scored = scores(fit, X, y)
-    figures = {
-        "accuracy": metrics.accuracy(scored),
-        "accuracy_ci95": list(metrics.INTERVALS["accuracy"](scored)),
-    }
-    return figures | (
-        {} if scored.probabilities is None else {"log_loss": metrics.log_loss(scored)}
+def _record(task: Task, chosen: Candidate, about: dict[str, Any]) -> Record:
+    """What is recorded. about: what is no matter of the head alone."""
+    entry, pool, search, known = task.entry, task.pool, chosen.search, chosen.scored.probabilities
+    wanted = entry.wanted_precision
+    per_image = pool.views + 1
+    train, val = pool.images
+    return Record(
+        kind=entry.kind,
+        classes=list(pool.classes),
+        rows={"train": train * per_image, "val": val * per_image},
+        images={"train": train, "val": val},
+        choice=search.choice,
+        chosen_by=search.by,
+        chosen_on=f"{chosen.folds} folds of train" if chosen.folds else "val",
+        trace=search.trace,
+        at_edge=search.at_edge,
+        edges=search.edges,
+        layers=list(chosen.layers),
+        layers_by=chosen.by if task.sight.best else "given",
+        views=pool.views,
+        temperature=chosen.temperature,
+        abstention=(
+            {}
+            if wanted is None or known is None
+            else abstention.chosen(known, chosen.scored.y, wanted)
+        ),
+        **about,
     )
 
 
+def _notes(task: Task, chosen: Candidate, at: Setting) -> Iterator[str]:
+    """What is not as the entry in params.yaml says, and why."""
+    yield from task.sight.notes
+    yield from task.recipe.notes(at)
+    entry, folds = task.entry, chosen.folds
+    if entry.cv and task.is_searched and folds < entry.cv:
+        on = f"{folds} folds" if folds else "val"
+        yield (
+            f"chosen on {on}, not on {entry.cv} folds: a class has too few images, or groups of "
+            "them, in train"
+        )
+    if entry.calibrate and chosen.temperature is None:
+        yield "not calibrated: it has neither probabilities nor a decision function"
+    if entry.wanted_precision and chosen.scored.probabilities is None:
+        yield "no threshold for the precision wanted: it has no probabilities; see calibrate"
+
+
+def _reached(one: Candidate) -> dict[str, Any]:
+    return {"layers": list(one.layers), "choice": one.search.choice, **one.figures}
+
+
+def _drawn(draw: Draw, one: Candidate) -> dict[str, Any]:
+    return {"seed": draw.seed, "n": len(draw.val), **_reached(one)}
+
+
 def describe(record: Record) -> str:
-    """What was chosen, in a line or two for the terminal."""
+    """What was chosen, in a few lines for the terminal."""
     chosen = ", ".join(f"{option} = {value:.4g}" for option, value in record.choice.items())
-    tried = f" of {len(record.trace)} tried" if record.trace else ""
-    said = [heads.seen(record), chosen + tried if chosen else "fitted"]
-    lines = [f"{record.backbone} / {record.head}: {', '.join(filter(None, said))}"]
+    on = "" if record.chosen_on == "val" else f" on {record.chosen_on}"
+    tried = f" of {len(record.trace)} tried{on}" if record.trace else ""
+    told = [heads.seen(record), chosen + tried if chosen else "fitted"]
+    if record.temperature is not None:
+        told.append(f"calibrated at temperature {record.temperature:.3g}")
+    lines = [f"{record.backbone} / {record.head}: {', '.join(filter(None, told))}"]
+    lines += [*_of_draws(record.seeds), *_of_abstention(record.abstention)]
     lines += [f"note: {note}" for note in record.notes]
-    if record.at_edge:
+    lines += [
+        f"warning: {option} lies at the {end} end of the grid; give a value of your own"
+        for option, end in record.edges.items()
+    ]
+    if record.at_edge and not record.edges:  # an older record
         lines.append("warning: the choice lies at an end of the grid; give a value of your own")
     if not record.converged:
         lines.append("warning: the final fit stopped before it converged")
     return "\n".join(lines)
+
+
+def _of_draws(seeds: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Mean and standard deviation over the draws of train and val."""
+    if len(seeds) > 1:
+        accuracies = [float(draw["accuracy"]) for draw in seeds]
+        mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
+        yield f"{len(seeds)} draws of train and val: accuracy {mean:.4f} ± {spread:.4f} on val"
+
+
+def _of_abstention(told: dict[str, Any]) -> Iterator[str]:
+    if not told:
+        return
+    if told["threshold"] is None:
+        yield f"no threshold reaches a precision of {told['wanted']:g} on val"
+        return
+    low, high = told["precision_ci95"]
+    yield (
+        f"below {told['threshold']:.3g} it abstains, and is right on {told['precision']:.4f} "
+        f"({low:.4f} to {high:.4f}) of the {told['coverage']:.1%} of val that is left"
+    )

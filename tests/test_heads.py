@@ -24,7 +24,6 @@ from pipeline.errors import ConfigurationError, IntegrityError
 from pipeline.heads import HEADS, Recipe, Setting, grids, kernel
 from pipeline.params import HeadParams
 from pipeline.prediction import predict
-from pipeline.search import choose
 from tests.contracts_heads import (
     HeadContract,
     embed,
@@ -34,6 +33,7 @@ from tests.contracts_heads import (
     toy_vectors,
     trained,
 )
+from tests.test_selection import choose
 
 
 @pytest.mark.parametrize("kind", sorted(HEADS))

@@ -43,7 +43,10 @@ class Record:
     saw several; notes: what is not as its entry in params.yaml says, and why; enhance: names of
     the steps before the classifier; chosen_on: which images the option was chosen on; temperature:
     see Fitted; abstention: the threshold for the precision wanted, and what it gives on val, empty
-    where none is wanted; seeds: of each further draw of train and val its seed, choice and accuracy.
+    where none is wanted; seeds: what each draw of train and val gave on its val, the given split,
+    of seed 0, first, empty where one draw was asked for; edges: which end of its grid each choice
+    lies at that lies at one. Of a head made of heads, options are named `logistic.C`, and each entry
+    of the trace says of which `member` it is.
     """
 
     backbone: str
@@ -69,6 +72,7 @@ class Record:
     temperature: float | None = None
     abstention: dict[str, Any] = field(default_factory=dict)
     seeds: list[dict[str, Any]] = field(default_factory=list)
+    edges: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
 
 

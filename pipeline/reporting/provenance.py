@@ -138,11 +138,9 @@ def _sees(head: Head) -> str:
 
 
 def _search(head: Head) -> Search | None:
-    """Candidates evenly spaced, by value; None where there were fewer than two, or of several heads."""
-    if any("member" in candidate for candidate in head.trace):
-        return None
+    """Candidates evenly spaced, by value; None where fewer than two, or of several heads."""
     trace = sorted(head.trace, key=lambda candidate: float(candidate["value"]))
-    if len(trace) < 2 or not head.choice:
+    if len(trace) < 2 or not head.choice or "member" in trace[0]:
         return None
     name, sign = head.chosen_by, -1.0 if head.chosen_by == "log_loss" else 1.0
     heights = [sign * float(candidate[name]) for candidate in trace]
