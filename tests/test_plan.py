@@ -399,8 +399,9 @@ def test_plan__after_dvc_repro__names_the_stages_that_then_run(desk, fresh):
     said = planned(here)
     assert said["backbones"]["raw"]["new"] == 1
     assert said["stages"]["run"] == ["prepare"]
-    assert "and where what they read changes: extract@raw, 2 heads, inspect@raw, evaluate, report" in (
-        here.headstart("plan").out
+    assert (
+        "and where what they read changes: extract@raw, 2 heads, inspect@raw, evaluate, report"
+        in (here.headstart("plan").out)
     )
     ran = project.repro()
     assert (

@@ -1,7 +1,4 @@
-"""How near every image is to every other, by embedding and by perceptual hash: exact, in tiles.
-
-No approximation, and never N x N in memory: a thread holds a tile of similarities at a time.
-"""
+"""How near every image is to every other, by embedding and by perceptual hash: exact, in tiles."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
