@@ -109,7 +109,7 @@ def test_plan__nothing_ran_yet__counts_the_images_and_says_what_is_unknown(desk,
     assert lines[1].split() == ["backbone", "images", "new", "seconds", "store", "artifacts"]
     assert lines[2].split() == ["raw", "36", "36", "?", "?", "?"]
     assert lines[3:] == [
-        "stages that will run, or come from DVC's cache: sample, prepare, freeze@raw, extract@raw, 2 heads, evaluate, report",
+        "stages that will run, or come from DVC's cache: sample, prepare, freeze@raw, extract@raw, 2 heads, inspect@raw, evaluate, report",
         "note: 36 files were hashed for this plan; nothing was written",
         f"note: raw: not frozen yet: all images are new; {EXACT}",
     ]
@@ -399,8 +399,9 @@ def test_plan__after_dvc_repro__names_the_stages_that_then_run(desk, fresh):
     said = planned(here)
     assert said["backbones"]["raw"]["new"] == 1
     assert said["stages"]["run"] == ["prepare"]
-    assert "and where what they read changes: extract@raw, 2 heads, evaluate, report" in (
-        here.headstart("plan").out
+    assert (
+        "and where what they read changes: extract@raw, 2 heads, inspect@raw, evaluate, report"
+        in (here.headstart("plan").out)
     )
     ran = project.repro()
     assert (

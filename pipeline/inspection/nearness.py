@@ -1,7 +1,4 @@
-"""How near every image is to every other, by embedding and by perceptual hash: exact, in tiles.
-
-No approximation, and never N x N in memory: a thread holds a tile of similarities at a time.
-"""
+"""How near every image is to every other, by embedding and by perceptual hash: exact, in tiles."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +103,8 @@ class Pairs:
 class Nearness:
     """All near copies, by these limits, and how far each image is from the others.
 
-    distance: (N,) float64 mean cosine distance to the NEIGHBOURS nearest; NaN where not usable.
+    distance: (N,) float64 cosine distance to the nearest but NEIGHBOURS - 1, which a few copies do
+    not bring nearer; NaN where not usable.
     """
 
     pairs: Pairs
@@ -197,13 +195,13 @@ def _best(best: Floats, block: Floats) -> Floats:
 def _compared(
     signs: Signs, limits: Limits, near: int, rows: Rows
 ) -> tuple[Pairs, npt.NDArray[np.float64]]:
-    """The pairs whose later one is in `rows`, and their mean distances."""
+    """The pairs whose later one is in `rows`, and how far the tenth neighbour of each row is."""
     best, found = _nothing(rows, near), list[Pairs]()
     for start, block in _blocks(rows, signs.unit, signs.usable):
         best = _best(best, block)
         if start <= rows[-1]:
             found.append(_few(_found(signs, limits, rows, start, block), signs.split))
-    cosine = np.sort(best, axis=1).astype(np.float64).mean(axis=1)
+    cosine = best.min(axis=1).astype(np.float64)
     return _few(_joined(found), signs.split), 1 - np.minimum(cosine, 1.0)
 
 

@@ -24,8 +24,8 @@ Mask = npt.NDArray[np.bool_]
 class Outlier:
     """A row of outliers.csv. kind: nan, constant or far.
 
-    score: robust standard deviations that its distance, the mean cosine distance to its nearest
-    others, lies above the median; both None where there is no vector to measure.
+    score: robust standard deviations that its distance, the cosine distance to its tenth nearest
+    other, lies above the median; both None where there is no vector to measure.
     """
 
     path: str
@@ -44,7 +44,7 @@ def broken(X: Vectors) -> tuple[Mask, Mask]:
 
 
 def scores(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Robust z of (N,) mean distances to the k nearest (Angiulli 2002); NaN where that is NaN."""
+    """Robust z of (N,) distances to the k-th nearest (Ramaswamy 2000); NaN where that is NaN."""
     known = distance[np.isfinite(distance)]
     if len(known) < ENOUGH:
         return np.full(len(distance), np.nan)
