@@ -16,6 +16,7 @@ from pipeline.params import HeadParams
 from pipeline.prediction import predict
 from pipeline.search import Search, choose
 from pipeline.trials import criterion, figures_of, score
+from pipeline.vectors import check_fit
 
 EVERY = slice(None)
 """All rows: train and val."""
@@ -37,10 +38,11 @@ class Task:
         return any(recipe.grid and recipe.value is None for recipe in made_of)
 
     def ground(self, gathered: Gathered, layers: tuple[str, ...]) -> Ground:
-        """The rows of train and val, in all views."""
+        """The rows of train and val, in all views. Raises InputError where they can't be fitted."""
         pool, folds = self.pool, self.entry.cv or FOLDS
-        y, units = pool.of_rows(pool.y), pool.of_rows(pool.units)
-        return Ground(gathered.of(layers), y, units, pool.classes, folds=folds)
+        X, y, units = gathered.of(layers), pool.of_rows(pool.y), pool.of_rows(pool.units)
+        check_fit(X, y, pool.classes)
+        return Ground(X, y, units, pool.classes, folds=folds)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline import curves, dataset, embeddings, features, files, heads
+from pipeline import cgroups, curves, dataset, embeddings, features, files, fitting, heads
 from pipeline.curves import fits
 from pipeline.curves.choice import choose, folded
 from pipeline.curves.draws import distinct, draws
 from pipeline.dataset import Labels
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.features import Offer
-from pipeline.heads import HEADS, Recipe, Setting
+from pipeline.fitting import Ground
+from pipeline.heads import HEADS, Recipe
 from pipeline.params import CurveParams, parse
 from tests.contracts_heads import embed, toy_labels, toy_vectors
 
@@ -42,8 +43,13 @@ def desk(folder: Path, *, rows: int = 150, apart: float = 1.2, **other: Labels) 
     return folder
 
 
-def measure(folder: Path, backbones=("good", "noise"), *, threads=None, **options):
-    return curves.measure(folder, "mine", entry(**FEW | options), backbones, threads=threads)
+def measure(folder: Path, backbones=("good", "noise"), **options):
+    return curves.measure(folder, "mine", entry(**FEW | options), backbones)
+
+
+def chosen(recipe: Recipe, X: np.ndarray, y: np.ndarray, units: np.ndarray) -> float:
+    with fitting.alone_on_a_thread():
+        return choose(recipe, Ground(X, y, units), None)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,6 @@ def measured(artifacts):
 
 def names(count: int) -> np.ndarray:
     return dataset.digests(sorted(files.sha256_of_bytes(str(n).encode()) for n in range(count)))
-
-
-def setting(recipe: Recipe, X: np.ndarray) -> Setting:
-    return Setting(recipe.grid[0] if recipe.grid else 0.0, *X.shape, 1e-4)
 
 
 # draws
@@ -156,13 +158,13 @@ def numbered(y: np.ndarray) -> np.ndarray:
 
 def test_choose__finds_the_best_of_the_grid_by_all_folds(scripted):
     y = np.array([0, 1] * 10)
-    found = choose(scripted, setting(scripted, numbered(y)), numbered(y), y, np.arange(20), None)
+    found = chosen(scripted, numbered(y), y, np.arange(20))
     assert found == 20.0
 
 
 def test_choose__one_image_a_class__takes_the_default_and_fits_nothing(scripted):
     y = np.array([0, 1, 2])
-    found = choose(scripted, setting(scripted, numbered(y)), numbered(y), y, np.arange(3), None)
+    found = chosen(scripted, numbered(y), y, np.arange(3))
     assert found == 7.0
     assert Scripted.shown == []
 
@@ -170,14 +172,14 @@ def test_choose__one_image_a_class__takes_the_default_and_fits_nothing(scripted)
 def test_choose__given_a_value__takes_it(scripted):
     y = np.array([0, 1] * 10)
     given = replace(scripted, value=3.0)
-    assert choose(given, setting(given, numbered(y)), numbered(y), y, np.arange(20), None) == 3.0
+    assert chosen(given, numbered(y), y, np.arange(20)) == 3.0
     assert Scripted.shown == []
 
 
 def test_choose__groups__are_never_torn_apart(scripted):
     y = np.array([0, 1] * 12)
     units = np.arange(24) // 4
-    choose(scripted, setting(scripted, numbered(y)), numbered(y), y, units, None)
+    chosen(scripted, numbered(y), y, units)
     assert Scripted.shown
     for seen in Scripted.shown:
         inside = {int(units[row]) for row in seen}
@@ -267,9 +269,13 @@ def test_measure__same_images_are_drawn_for_every_backbone(artifacts):
         np.testing.assert_array_equal(one.rows, other.rows)
 
 
-def test_write__twice_with_other_threads__is_byte_identical(artifacts, measured, tmp_path):
+def test_write__twice_with_other_threads__is_byte_identical(
+    artifacts, measured, tmp_path, monkeypatch
+):
     curves.write(tmp_path / "a", measured)
-    curves.write(tmp_path / "b", measure(artifacts, threads=3))
+    others = cgroups.cores() % 3 + 1
+    monkeypatch.setattr(cgroups, "cores", lambda: others)
+    curves.write(tmp_path / "b", measure(artifacts))
     for name in ("curve.csv", "plot.csv", "summary.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -426,5 +432,5 @@ def test_scaler__is_fitted_on_the_training_part_of_a_fold_alone(monkeypatch):
     recipe = heads.recipe("head", entry().head)
     X = toy_vectors(toy_labels(30, 3), 4)
     y = np.arange(30) % 3
-    choose(recipe, setting(recipe, X), X, y, np.arange(30), None)
+    chosen(recipe, X, y, np.arange(30))
     assert set(seen) == {24}

@@ -58,13 +58,10 @@ def measure(
     name: str,
     entry: CurveParams,
     backbones: Iterable[str],
-    *,
-    threads: int | None = None,
 ) -> Summary:
     """Fit and score every draw on every backbone of the entry.
 
-    artifacts: the folder the stages write; backbones: of the run, where the entry names none;
-    threads: None for as many as there are cores, the figures are the same.
+    artifacts: the folder the stages write; backbones: of the run, where the entry names none.
     Raises ConfigurationError (the entry), InputError (a class without training images, no test
     image), IntegrityError (an artifact).
     """
@@ -74,7 +71,7 @@ def measure(
         cached = embeddings.open(artifacts / "embeddings" / f"{backbone}.h5")
         recipe, (sight,) = check(name, entry, [features.offer(cached)])
         bench = fits.bench(labels, cached, entry, sight.layers)
-        found = fits.fit(bench, recipe, folds=entry.head.cv, threads=threads)
+        found = fits.fit(bench, recipe, folds=entry.head.cv)
         control = cached.source in CONTROL_SOURCES
         curves.append(Curve(backbone, control, recipe.option, len(bench.classes), found))
         notes += sight.notes

@@ -2,27 +2,26 @@
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
-from pipeline import features, metrics, splitting
-from pipeline.cgroups import cores
+from pipeline import features, fitting, metrics, splitting
 from pipeline.curves.choice import choose
 from pipeline.curves.draws import Draw, Shots, distinct, draws
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import InputError
 from pipeline.features import Images
-from pipeline.heads import Recipe, Setting
+from pipeline.fitting import Ground
+from pipeline.heads import Recipe
+from pipeline.metrics import Scored
 from pipeline.params import CurveParams
-from pipeline.search import FINE_TOLERANCE, scores
+from pipeline.prediction import predict
+
+EVERY = slice(None)
 
 Vectors = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
@@ -95,54 +94,34 @@ def _classes(labels: Labels, seen: Images, held: Images) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def fit(of: Bench, recipe: Recipe, *, folds: int | None, threads: int | None = None) -> list[Fit]:
+def fit(of: Bench, recipe: Recipe, *, folds: int | None) -> list[Fit]:
     """A head on each draw, in their order; the same whatever the number of threads.
 
-    folds: see `choose`; threads: None for as many as there are cores.
+    folds: see `choose`.
     """
     order = sorted(range(len(of.drawn)), key=lambda place: -len(of.drawn[place].rows))
     one = partial(_fit, of, recipe, folds)
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a Fit tells
+    with fitting.alone_on_a_thread():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        with ThreadPoolExecutor(threads or cores(), initializer=_alone) as pool:
-            done = dict(
-                zip(order, pool.map(one, (of.drawn[place] for place in order)), strict=True)
-            )
+        fits = fitting.each(one, [of.drawn[place] for place in order], size=of.X.nbytes)
+    done = dict(zip(order, fits, strict=True))
     return [done[place] for place in range(len(of.drawn))]
-
-
-def _alone() -> None:
-    """OpenMP counts threads for each thread by itself."""
-    threadpool_limits(1)
 
 
 def _fit(of: Bench, recipe: Recipe, folds: int | None, draw: Draw) -> Fit:
     X, y, units = of.X[draw.rows], of.y[draw.rows], of.units[draw.rows]
-    setting = Setting(
-        value=recipe.grid[0] if recipe.grid else 0.0,
-        rows=len(X),
-        dim=X.shape[1],
-        tolerance=FINE_TOLERANCE,
-        seed=draw.seed,
-        enhance=recipe.enhance,
-        classes=of.classes,
-    )
-    value = choose(recipe, setting, X, y, units, folds)
-    fitted = recipe.build(replace(setting, value=value)).fit(X, y)
-    scored = scores(fitted, of.X_test, of.y_test)
+    ground = Ground(X, y, units, of.classes, seed=draw.seed)
+    value = choose(recipe, ground, folds)
+    at = fitting.setting(recipe, ground, EVERY, value)
+    fitted = fitting.fit(recipe, ground, EVERY, at)
+    predicted, probabilities = predict(fitted.pipeline, of.X_test)
+    scored = Scored(of.y_test, predicted, probabilities, len(of.classes))
     return Fit(
         shots=draw.shots,
         seed=draw.seed,
         images=len(X),
         value=value,
-        right=scored.predicted == scored.y,
+        right=scored.right,
         balanced_accuracy=metrics.balanced_accuracy(scored),
-        converged=_converged(fitted.steps[-1][1]),
+        converged=fitted.converged,
     )
-
-
-def _converged(classifier: Any) -> bool:
-    """By its count of iterations: warnings are no thread's own."""
-    most, done = getattr(classifier, "max_iter", None), getattr(classifier, "n_iter_", 0)
-    return not most or most < 0 or int(np.max(done)) < most
