@@ -353,7 +353,7 @@ def test_describe__names_the_choice_and_how_many_were_tried():
     assert selection.describe(record) == (
         f"toy / logistic: C = {record.choice['C']:.4g} of {len(record.trace)} tried"
     )
-    assert selection.describe(train("nearest_mean")[1]) == "toy / nearest_mean: fitted"
+    assert selection.describe(train("dummy")[1]) == "toy / dummy: fitted"
 
 
 def test_describe__choice_at_an_end_of_the_grid__warns():
