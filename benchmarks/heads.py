@@ -174,17 +174,18 @@ def _trained(project: Project, cores: int, peaks: list[float]) -> float:
     """Wall seconds of the stage on so many cores; its peak memory is noted."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     begun = time.perf_counter()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "stages.train", BACKBONE, HEAD],
         cwd=project.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, allowed),  # noqa: PLW1509  # no thread runs here
-    )
-    peak = watch(process)
-    took = time.perf_counter() - begun
+    ) as process:
+        peak = watch(process)
+        took = time.perf_counter() - begun
+        said = process.stderr.read().decode()
     if process.returncode:
-        raise RuntimeError(process.stderr.read().decode())
+        raise RuntimeError(said)
     peaks.append(peak.resident)
     return took
 

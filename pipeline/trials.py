@@ -187,8 +187,6 @@ def pooled(scored: Sequence[Scored]) -> Scored:
 def figures_of(scored: Scored) -> dict[str, float]:
     """Accuracy and, where there are probabilities, log loss."""
     figures = {"accuracy": metrics.accuracy(scored)}
-    return (
-        figures
-        if scored.probabilities is None
-        else figures | {"log_loss": metrics.log_loss(scored)}
-    )
+    if scored.probabilities is not None:
+        figures["log_loss"] = metrics.log_loss(scored)
+    return figures

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import environments, images, measuring, progress, rivals, scale, table
+from benchmarks import environments, heads, images, measuring, progress, rivals, scale, table
 from benchmarks.__main__ import PARTS
 from benchmarks.ceiling import ceiling
 from benchmarks.desk import QUICK, Desk
 from benchmarks.incremental import SIGKILLED, _kill
+from pipeline import search
 from pipeline.images import decode
 from tests.conftest import ROOT
 
@@ -235,6 +236,38 @@ def test_scale__few_images__are_measured(tmp_path):
     assert told["list, 1 % missing, 150 images"] > 0
     assert told["the store, 150 images"] * scale.MIB > 150 * 768 * 2
     assert not (tmp_path / "scale").exists()
+
+
+def test_heads__noted_fits__repeat_by_scikit_learn_alone(tmp_path):
+    labels, cached = heads._written(tmp_path, 400, ("train",) * 4 + ("val",))
+    noted, record = heads._noted(labels, cached)
+    assert record.rows == {"train": 320, "val": 80}
+    assert [one.C for one in noted if one.rows == 400] == [record.choice["C"]]
+    starts = [one for one in noted if one.start]
+    assert {one.tolerance for one in starts} == {search.PATH_TOLERANCE}
+    assert len(starts) > 3
+    X = np.array(cached.vectors[:320], dtype=np.float32)
+    again = starts[0].repeat(X, np.arange(320) % 10)
+    assert again.C == starts[0].C
+
+
+def test_heads__vectors__are_of_ten_classes_that_can_be_told():
+    X, y = heads.vectors(500)
+    assert (X.shape, X.dtype) == ((500, heads.DIM), np.float16)
+    assert np.isfinite(X).all()
+    assert list(np.bincount(y)) == [50] * 10
+    assert np.array_equal(X, heads.vectors(500)[0])
+
+
+@pytest.mark.slow
+def test_heads__few_images__are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "SETS", {"few": 300})
+    rows = heads.measure(Desk(tmp_path, replace(QUICK, rows=600, runs=1), None))
+    told = {row["what"]: row for row in rows}
+    of_c = "C of 45 values, made ones like few, 240 rows"
+    assert told[f"{of_c}: steps from that of the best of 45 independent fits"]["met"] == "yes"
+    assert told[f"{of_c}: log loss beyond that of the best of 45 independent fits"]["met"] == "yes"
+    assert told["`stages.train`, 600 x 1280, 10 classes, on one core"]["ratio"] > 0
 
 
 def test_docs__name_every_part():

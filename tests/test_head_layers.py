@@ -237,9 +237,10 @@ def test_control_without_these_layers_and_views__is_fitted_on_its_first_and_says
 
 def test_describe__says_which_layers_and_views(tmp_path):
     layers = {"a": SHARP, "noise": NOISE}
-    _, given, _ = fit(tmp_path, layers, layers=["noise"], kind="nearest_mean", calibrate=False)
+    plain = {"kind": "nearest_mean", "calibrate": False}
+    _, given, _ = fit(tmp_path, layers, layers=["noise"], **plain)
     assert selection.describe(given) == "toy / mine: layer noise, fitted"
-    _, best, _ = fit(tmp_path, layers, layers="best", kind="nearest_mean", calibrate=False)
+    _, best, _ = fit(tmp_path, layers, layers="best", **plain)
     assert selection.describe(best) == "toy / mine: layer a (best of 3 by accuracy), fitted"
     _, joined, _ = fit(tmp_path, layers, layers, layers="all", views=True, C=0.5)
     assert selection.describe(joined) == "toy / mine: layers a + noise in 2 views, C = 0.5"
