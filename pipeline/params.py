@@ -132,6 +132,10 @@ class RunParams(_Block):
     heads: Annotated[list[str], Field(min_length=1)]
 
 
+CURVE_HEAD = HeadParams(kind="logistic", enhance=["centre", "l2"])
+"""Standard deviations of ten images are noise: where few are drawn, standardising hurts."""
+
+
 class CurveParams(_Block):
     """A learning curve: how good a head is by the number of images that it is trained on.
 
@@ -140,7 +144,7 @@ class CurveParams(_Block):
     """
 
     backbones: Annotated[list[str], Field(min_length=1)] | None = None
-    head: HeadParams = HeadParams(kind="logistic")
+    head: HeadParams = CURVE_HEAD
     shots: Annotated[list[Count | Literal["all"]], Field(min_length=1)] = [*SHOTS, "all"]
     seeds: Annotated[int, Field(ge=1, le=100)] = 5
 
