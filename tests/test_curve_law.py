@@ -1,5 +1,7 @@
 """How sure the points of a curve are, and what is said of how it goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,16 @@ def test_interval__one_draw_and_nothing_borrowed__is_wilsons():
 
 def test_interval__every_image_right__is_wilsons():
     assert interval(Point(10, np.ones((5, 40), bool))) == pytest.approx(wilson(40, 40))
+
+
+def test_interval__every_image_right_in_the_one_draw_of_all__still_says_something():
+    lent = Point(100, np.ones((1, 153), bool), borrowed=1e-4, borrowed_from=5)
+    low, high = interval(lent)
+    assert high == 1.0
+    one_wrong = np.ones((1, 153), bool)
+    one_wrong[0, 0] = False
+    least, _ = interval(replace(lent, right=one_wrong))
+    assert least < low < wilson(153, 153)[0]
 
 
 def test_interval__draws_that_differ__make_it_wider():

@@ -68,11 +68,15 @@ def interval(point: Point) -> Interval:
     The variance is that between draws plus that between images, as of crossed samples; what the
     two have between them counts in both, so that it is a little too wide (Owen 2007). The
     interval is Wilson's at the number of images that has this variance (Korn 1998), by Student's
-    distribution with Satterthwaite's degrees of freedom (1946), since draws are few.
+    distribution with Satterthwaite's degrees of freedom (1946), since draws are few. Where all or
+    nothing is right, images vary as if one of them were not so.
     """
     share, images = point.accuracy, point.right.shape[1]
-    of_draws = point.of_draws
-    variance = of_draws + float(point.right.mean(axis=0).var()) / images
+    of_draws, of_images = point.of_draws, float(point.right.mean(axis=0).var())
+    spread = share * (1 - share)
+    if spread == 0:
+        spread = of_images = (1 - 1 / images) / images
+    variance = of_draws + of_images / images
     if variance == 0:
         return wilson(share * images, images)
     quantile = Z
@@ -80,7 +84,7 @@ def interval(point: Point) -> Interval:
         draws = max(len(point.right), point.borrowed_from)
         freedom = (draws - 1) * (variance / of_draws) ** 2
         quantile = float(stdtrit(freedom, 0.975))
-    effective = share * (1 - share) / variance * (Z / quantile) ** 2
+    effective = spread / variance * (Z / quantile) ** 2
     return wilson(share * effective, effective)
 
 
