@@ -114,8 +114,7 @@ def folds(y: Numbers, units: Numbers, count: int, seed: int) -> tuple[Fold, ...]
     y, units: (R,) int. As many as `count`, fewer where a class has its units in too few places,
     none where it has one unit alone.
     """
-    pairs = np.unique(np.stack([y, units]), axis=1)
-    of_class = np.unique(pairs[0], return_counts=True)[1]
+    of_class = units_of_class(y, units)
     if len(of_class) == 0 or of_class.min() < 2:
         return ()
     for number in range(min(count, int(of_class.max())), 1, -1):
@@ -126,6 +125,12 @@ def folds(y: Numbers, units: Numbers, count: int, seed: int) -> tuple[Fold, ...]
                 (np.flatnonzero(fold != one), np.flatnonzero(fold == one)) for one in range(number)
             )
     return ()
+
+
+def units_of_class(y: Numbers, units: Numbers) -> Numbers:
+    """How many units each class that occurs has, in the order of the classes."""
+    pairs = np.unique(np.stack([y, units]), axis=1)
+    return np.unique(pairs[0], return_counts=True)[1]
 
 
 def _assigned(y: Numbers, units: Numbers, count: int, seed: int) -> Numbers:

@@ -337,6 +337,18 @@ def test_measure__class_without_training_image__is_named(tmp_path):
         measure(desk(tmp_path, labels=labels))
 
 
+def test_measure__one_class_or_nan__is_one_line(tmp_path):
+    alone = toy_labels(60, 1, splits=SPLITS)
+    with pytest.raises(InputError, match="all of class 'a'"):
+        measure(desk(tmp_path / "alone", labels=alone))
+    labels = toy_labels(60, 3, splits=SPLITS)
+    folder, X = desk(tmp_path / "nan", labels=labels), toy_vectors(labels, 8)
+    X[np.flatnonzero(labels.split == "train")[0], 2] = np.nan
+    embed(folder / "embeddings" / "good.h5", labels, X, name="good")
+    with pytest.raises(InputError, match="1 of 36 vectors hold NaN"):
+        measure(folder)
+
+
 # the entry
 
 

@@ -8,7 +8,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline import search
 from pipeline.fitting import Ground
-from pipeline.folds import Part
+from pipeline.folds import Part, units_of_class
 from pipeline.heads import Recipe
 from pipeline.heads.recipe import Fold
 
@@ -44,8 +44,8 @@ def folded(y: Codes, units: Codes, folds: int, seed: int, enough: int | None) ->
     A class of one unit is in the training part of each, and a fold whose training part lacks a
     class is left out. enough: no more folds once so many images were held out.
     """
-    whole = np.flatnonzero(_units_of_class(y, units)[y] > 1)
-    least, folds = min(FEWEST, folds), min(folds, int(_units_of_class(y, units).max(initial=0)))
+    whole = np.flatnonzero(units_of_class(y, units)[y] > 1)
+    least, folds = min(FEWEST, folds), min(folds, int(units_of_class(y, units).max(initial=0)))
     if folds < least:
         return []
     parts, held_out = list[Fold](), 0
@@ -67,12 +67,6 @@ def _held(y: Codes, units: Codes, folds: int, seed: int) -> Iterator[Codes]:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         splits = splitter.split(y, y, units)
     return (held for _, held in splits)
-
-
-def _units_of_class(y: Codes, units: Codes) -> Codes:
-    """(K,) int64: how many units each class has."""
-    pairs = np.unique(np.stack([y, units]), axis=1)
-    return np.bincount(pairs[0]).astype(np.int64)
 
 
 def _default(recipe: Recipe, grid: Sequence[float]) -> float:

@@ -1,6 +1,5 @@
 """Fit a head on every draw of a backbone's training images, and score each on test."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from pipeline.heads import Recipe
 from pipeline.metrics import Scored
 from pipeline.params import CurveParams
 from pipeline.prediction import predict
+from pipeline.vectors import check_fit
 
 EVERY = slice(None)
 
@@ -64,7 +64,7 @@ class Bench:
 def bench(labels: Labels, cached: Embeddings, entry: CurveParams, layers: tuple[str, ...]) -> Bench:
     """What a curve on a backbone needs.
 
-    Raises InputError: a class without training images, no test image.
+    Raises InputError: a class without training images, one class alone, no test image, NaN.
     """
     seen = distinct(features.images(labels, cached, Split.TRAIN))
     held = features.images(labels, cached, Split.TEST)
@@ -75,6 +75,7 @@ def bench(labels: Labels, cached: Embeddings, entry: CurveParams, layers: tuple[
     )
     _, units = np.unique(names, return_inverse=True)
     X, X_test = (features.gather(cached, layers, [(part.rows, 0)]) for part in (seen, held))
+    check_fit(X, y, classes)
     drawn = draws(digests, y, entry.shots, entry.seeds)
     return Bench(classes, X, y, units.astype(np.int64), X_test, held.codes(classes), drawn)
 
@@ -102,7 +103,6 @@ def fit(of: Bench, recipe: Recipe, *, folds: int | None) -> list[Fit]:
     order = sorted(range(len(of.drawn)), key=lambda place: -len(of.drawn[place].rows))
     one = partial(_fit, of, recipe, folds)
     with fitting.alone_on_a_thread():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         fits = fitting.each(one, [of.drawn[place] for place in order], size=of.X.nbytes)
     done = dict(zip(order, fits, strict=True))
     return [done[place] for place in range(len(of.drawn))]
