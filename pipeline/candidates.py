@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 from pipeline import calibration, fitting, metrics
 from pipeline.features import Gathered, Sight
 from pipeline.fitting import FOLDS, Codes, Fit, Ground, Vectors, each
-from pipeline.folds import Draw, Index, Pool
+from pipeline.folds import Draw, Index, Pool, units_of_class
 from pipeline.heads import Recipe
 from pipeline.metrics import Scored
 from pipeline.params import HeadParams
@@ -148,13 +148,15 @@ def fits(
 ) -> list[Fit]:
     """Fit what was chosen on each of some sets of rows.
 
-    seen: those of train, of whose number it is built for whatever it is fitted on, so that the fit
-    on train + val has the same steps.
+    seen: those of train, of whose number it is built for whatever it is fitted on, and without
+    folds where a class has too few units there, so that the fit on train + val has the same steps.
     """
     rows = len(ground.y[seen])
+    least = units_of_class(ground.y[seen], ground.units[seen]).min() if recipe.out_of_fold else 2
 
     def fitted(index: Index) -> Fit:
         at = fitting.setting(recipe, ground, index, search.value, members=search.members)
-        return fitting.fit(recipe, ground, index, replace(at, rows=rows))
+        at = replace(at, rows=rows, folds=at.folds if least > 1 else ())
+        return fitting.fit(recipe, ground, index, at)
 
     return each(fitted, wanted, size=ground.X.nbytes)

@@ -33,6 +33,11 @@ COPIES = 4
 """A fit takes up to so many times the float32 rows it sees: scaled ones, and float64 for libsvm."""
 
 SHARE_OF_MEMORY = 0.8
+
+EXPECTED = ("The least populated class", "Only one sample available")
+"""How warnings begin of classes with few images, which are provided for: folds see to it that every
+class is learnt from, and one image says nothing of a covariance."""
+
 NONE: Mapping[str, float] = {}
 
 Vectors = npt.NDArray[np.float32]
@@ -116,6 +121,8 @@ def alone_on_a_thread() -> Iterator[None]:
     """
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("always", ConvergenceWarning)
+        for message in EXPECTED:
+            warnings.filterwarnings("ignore", message, UserWarning)
         shown = warnings.showwarning
 
         def noted(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:

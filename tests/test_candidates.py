@@ -22,8 +22,6 @@ from pipeline.params import HeadParams
 from tests.contracts_heads import embed, toy_labels, toy_vectors, train
 from tests.test_selection import Spy, added
 
-KINDS = ("logistic", "linear_svm", "rbf_svm", "knn", "ridge", "nearest_mean", "dummy")
-
 
 def grouped(tmp_path, *, groups: int = 40, seed: int = 0):
     """Vectors that tell the group and nothing of the class; images of a group share its class."""
@@ -136,6 +134,28 @@ def test_folds__class_of_one_image__is_chosen_on_val_and_said(tmp_path):
     _, record = selection.train("h", HeadParams(kind="ridge", cv=5), labels, cached)
     assert record.chosen_on == "val"
     assert [note for note in record.notes if "chosen on val, not on 5 folds" in note]
+
+
+def test_out_of_fold__class_of_one_image_in_train__both_fits_are_alike(tmp_path):
+    labels = toy_labels(60, 3, splits=("train", "val"))
+    only = np.flatnonzero((labels.label == "c") & (labels.split == "train"))
+    labels.split[only[1:]] = "val"
+    cached = embed(tmp_path / "toy.h5", labels, toy_vectors(labels, 4))
+    entry = HeadParams(kind="stack", members=["ridge", "nearest_mean"])
+    fitted, record = selection.train("h", entry, labels, cached)
+    kinds = {type(one.steps[-1][1]).__name__ for one in (fitted.train, fitted.train_val)}
+    assert kinds == {"VotingClassifier"}
+    assert record.notes[0] == "too few images for folds: a vote instead of a stack"
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_class_of_one_image__is_fitted_without_a_warning(kind, tmp_path):
+    labels = toy_labels(30, 3, splits=("train", "val"))
+    only = np.flatnonzero((labels.label == "c") & (labels.split == "train"))
+    labels.split[only[1:]] = "val"
+    cached = embed(tmp_path / "toy.h5", labels, toy_vectors(labels, 4))
+    fitted, _ = selection.train("h", HeadParams(kind=kind), labels, cached)
+    assert fitted.classes == ("a", "b", "c")
 
 
 def test_folds__nothing_to_choose__are_not_made():
@@ -365,7 +385,7 @@ def records_on(monkeypatch, cores: int, kind: str, tmp_path, **options):
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("options", [{}, {"cv": 3, "seeds": 3, "wanted_precision": 0.9}])
 def test_cores__one_or_seven__the_same_bytes(monkeypatch, kind, options, tmp_path):
     one = records_on(monkeypatch, 1, kind, tmp_path, **options)
