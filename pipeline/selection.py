@@ -93,7 +93,7 @@ def _on_everything(task: Task, gathered: Gathered, chosen: Candidate) -> Fit:
 
 def _record(task: Task, chosen: Candidate, about: dict[str, Any]) -> Record:
     """What is recorded. about: what is no matter of the head alone."""
-    entry, pool, search, known = task.entry, task.pool, chosen.search, chosen.scored.probabilities
+    entry, pool, search, scored = task.entry, task.pool, chosen.search, chosen.scored
     wanted = entry.wanted_precision
     per_image = pool.views + 1
     train, val = pool.images
@@ -114,8 +114,8 @@ def _record(task: Task, chosen: Candidate, about: dict[str, Any]) -> Record:
         temperature=chosen.temperature,
         abstention=(
             {}
-            if wanted is None or known is None
-            else abstention.chosen(known, chosen.scored.y, wanted)
+            if wanted is None or scored.probabilities is None
+            else abstention.chosen(scored, wanted)
         ),
         **about,
     )
