@@ -106,6 +106,8 @@ def test_knn__votes_by_the_exponential_of_cosine_similarity():
 def test_knn__more_neighbours_than_rows__takes_all_rows():
     X, y = of_split(*toy(), "train")
     neighbours = built("knn", value=500, rows=len(X)).fit(X, y)
+    (note,) = heads.recipe("h", HeadParams(kind="knn")).notes(Setting(500, len(X), 8, 1e-4))
+    assert note == f"k is {len(X)}, as many as it is fitted on, not 500"
     assert neighbours[-1].n_neighbors == len(X)
     assert set(neighbours.predict(X)) <= {0, 1, 2}
 

@@ -27,7 +27,13 @@ def knn(*, k: PositiveInt | None = None) -> Recipe:
             weights=similarity_weights,
         )
 
-    return enhanced(classifier, "k", k, K_GRID, by_accuracy=True, counts_rows=True, default=20.0)
+    def notes(at: Setting) -> tuple[str, ...]:
+        said = f"k is {at.rows}, as many as it is fitted on, not {int(at.value)}"
+        return (said,) if at.value > at.rows else ()
+
+    return enhanced(
+        classifier, "k", k, K_GRID, by_accuracy=True, counts_rows=True, default=20.0, notes=notes
+    )
 
 
 def similarity_weights(distances: npt.NDArray[Any]) -> npt.NDArray[Any]:
