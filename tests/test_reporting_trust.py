@@ -189,8 +189,8 @@ def inspected(tmp_path):
     summary = {"exact": 0, "near": 2, "across_splits": 1, "suspects": 1, "outliers": 1}
     files.write_json(folder / "summary.json", summary)
     pairs = [
-        ("a/1.png", "b/3.png", 0.95, "near", "train", "train", "ant", "bee"),
         ("a/1.png", "a/2.png", 0.91, "near", "train", "test", "ant", "ant"),
+        ("a/1.png", "b/3.png", 1.0, "exact", "train", "left out", "ant", "bee"),
     ]
     table = [dict(zip(inspection.PAIR_COLUMNS, pair, strict=True)) for pair in pairs]
     files.write_csv(folder / "duplicates.csv", inspection.PAIR_COLUMNS, table)
@@ -208,7 +208,7 @@ def said_of(artifacts):
     return inspection.describe(artifacts, photos, run_of(HEAD))["inspections"]
 
 
-def test_inspection__pairs_across_splits__come_first__with_both_pictures(inspected):
+def test_inspection__pairs__stand_as_inspect_has_ordered_them__with_both_pictures(inspected):
     (one,) = said_of(inspected)
     assert [(a.path, b.path) for a, b in one.pairs] == [
         ("a/1.png", "a/2.png"),

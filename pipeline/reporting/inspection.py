@@ -80,8 +80,7 @@ def _inspection(artifacts: Path, backbone: str, album: _Album) -> Inspection:
     folder, stage = artifacts / "inspect" / backbone, f"inspect@{backbone}"
     summary = json_object(folder / "summary.json", stage, ())
     suspects = csv_rows(folder / "suspects.csv", stage, SUSPECT_COLUMNS)[:SUSPECTS]
-    pairs = csv_rows(folder / "duplicates.csv", stage, PAIR_COLUMNS)
-    pairs = sorted(pairs, key=_worst_pairs)[:PAIRS]
+    pairs = csv_rows(folder / "duplicates.csv", stage, PAIR_COLUMNS)[:PAIRS]
     outliers = csv_rows(folder / "outliers.csv", stage, OUTLIER_COLUMNS)[:OUTLIERS]
     paths = {row["path"] for row in (*suspects, *outliers)}
     paths |= {row[end] for row in pairs for end in ("path_a", "path_b")}
@@ -97,12 +96,6 @@ def _inspection(artifacts: Path, backbone: str, album: _Album) -> Inspection:
         )
     except (KeyError, ValueError) as error:
         raise damaged(folder, stage, error) from None
-
-
-def _worst_pairs(row: dict[str, str]) -> tuple[bool, bool, float, str, str]:
-    """Across splits first, as they flatter the figures, then those whose labels contradict."""
-    same_split, same_label = row["split_a"] == row["split_b"], row["label_a"] == row["label_b"]
-    return same_split, same_label, -float(row["similarity"]), row["path_a"], row["path_b"]
 
 
 def _sentence(summary: dict[str, Any]) -> str:
