@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,6 +54,8 @@ class _Here(threading.local):
 
 
 _here = _Here()
+_one = threading.Lock()
+"""Held by a fit that cannot have others of its kind beside it."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,15 @@ def setting(
 def fit(recipe: Recipe, ground: Ground, rows: Index, at: Setting) -> Fit:
     """Fit a recipe on some rows, from scratch."""
     pipeline = recipe.build(at)
-    return Fit(pipeline, at, converged(lambda: pipeline.fit(ground.X[rows], ground.y[rows])))
+    X, y = ground.X[rows], ground.y[rows]
+    return Fit(pipeline, at, converged(recipe, lambda: pipeline.fit(X, y)))
 
 
-def converged(fit: Callable[[], object]) -> bool:
-    """Call `fit`, within `alone_on_a_thread`; whether no solver stopped before it converged."""
+def converged(recipe: Recipe, fit: Callable[[], object]) -> bool:
+    """Call a recipe's `fit`, within `alone_on_a_thread`; whether no solver stopped before it converged."""
     _here.stopped = False
-    fit()
+    with _one if recipe.alone else nullcontext():
+        fit()
     return not _here.stopped
 
 

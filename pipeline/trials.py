@@ -132,7 +132,7 @@ class Bench:
         classifier = self.recipe.build(at).steps[-1][1]
         if before:
             classifier = _ahead(classifier, before)
-        done = converged(lambda: classifier.fit(stand.X, stand.y))
+        done = converged(self.recipe, lambda: classifier.fit(stand.X, stand.y))
         predicted, probabilities = predict(classifier, stand.X_held)
         scored = Scored(stand.y_held, predicted, probabilities, len(classifier.classes_))
         return _Outcome(classifier, done, scored)

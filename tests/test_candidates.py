@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from pipeline import cgroups, fitting, heads, selection
 from pipeline.fitting import Ground
@@ -390,6 +391,27 @@ def records_on(monkeypatch, cores: int, kind: str, tmp_path, **options):
 def test_cores__one_or_seven__the_same_bytes(monkeypatch, kind, options, tmp_path):
     one = records_on(monkeypatch, 1, kind, tmp_path, **options)
     assert records_on(monkeypatch, 7, kind, tmp_path, **options) == one
+
+
+@pytest.mark.parametrize("kind", ["linear_svm", "vote", "stack"])
+def test_liblinear__draws_from_one_state__so_no_two_fits_of_it_at_a_time(monkeypatch, kind):
+    fit, inside, most = LinearSVC.fit, [], []
+
+    def watched(self, *args, **named):
+        inside.append(self)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return fit(self, *args, **named)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(LinearSVC, "fit", watched)
+    monkeypatch.setattr(cgroups, "cores", lambda: 7)
+    members = {} if kind == "linear_svm" else {"members": ["linear_svm", "logistic"]}
+    train(kind, cv=3, seeds=3, **members)
+    assert len(most) > 10
+    assert max(most) == 1
 
 
 def test_each__keeps_the_order__and_works_side_by_side(monkeypatch):

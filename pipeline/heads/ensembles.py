@@ -71,7 +71,12 @@ def vote(*, members: Members | None = None) -> Recipe:
         return (*_notes(known, at), *([lone] if bare and not at.folds else []))
 
     return Recipe(
-        build, members=known, out_of_fold=bool(bare), enhanced=_enhanced(known), notes=notes
+        build,
+        members=known,
+        out_of_fold=bool(bare),
+        alone=_alone(known),
+        enhanced=_enhanced(known),
+        notes=notes,
     )
 
 
@@ -95,7 +100,18 @@ def stack(*, members: Members | None = None) -> Recipe:
             return _notes(known, at)
         return ("too few images for folds: a vote instead of a stack", *fallback.notes(at))
 
-    return Recipe(build, members=known, out_of_fold=True, enhanced=_enhanced(known), notes=notes)
+    return Recipe(
+        build,
+        members=known,
+        out_of_fold=True,
+        alone=_alone(known),
+        enhanced=_enhanced(known),
+        notes=notes,
+    )
+
+
+def _alone(known: Mapping[str, Recipe]) -> bool:
+    return any(member.alone for member in known.values())
 
 
 class Folds:

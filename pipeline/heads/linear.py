@@ -34,7 +34,8 @@ def linear_svm(*, C: PositiveFloat | None = None, class_weight: ClassWeight = No
             random_state=at.seed,
         )
 
-    return enhanced(classifier, "C", C, SVM_GRID, default=1e-4)
+    # liblinear draws from one state of the process: two fits at a time would not repeat
+    return enhanced(classifier, "C", C, SVM_GRID, default=1e-4, alone=True)
 
 
 def ridge(*, alpha: PositiveFloat | None = None, class_weight: ClassWeight = None) -> Recipe:

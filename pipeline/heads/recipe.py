@@ -52,8 +52,8 @@ class Recipe:
     counts_rows: the option is a number of training images, of which there must be as many;
     default: the value where there is nothing to choose by; enhance: see Setting;
     members: the heads that it is made of, by name, each with a search of its own;
-    out_of_fold: it needs `Setting.folds`; enhanced: names of the steps before the classifier;
-    notes: what it does that its entry in params.yaml does not say, and why.
+    out_of_fold: it needs `Setting.folds`; alone: no two fits of it, or of another such, at a time;
+    enhanced: names of the steps before the classifier; notes: what it does that its entry in params.yaml does not say, and why.
     """
 
     build: Callable[[Setting], Pipeline]
@@ -67,5 +67,6 @@ class Recipe:
     enhance: tuple[str, ...] | None = None
     members: "Mapping[str, Recipe]" = field(default_factory=dict)
     out_of_fold: bool = False
+    alone: bool = False
     enhanced: Callable[[Setting], tuple[str, ...]] = nothing
     notes: Callable[[Setting], tuple[str, ...]] = nothing
