@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import psutil
+from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
@@ -116,6 +117,7 @@ def alone_on_a_thread() -> Iterator[None]:
     """
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("always", ConvergenceWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)  # of ridge at the weak end of its grid
         shown = warnings.showwarning
 
         def noted(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:

@@ -32,7 +32,7 @@ Pooling = Literal["avg", "max", "gem", "cls", "patch_mean", "flatten"]
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 LayerNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
-Enhancement = str | Annotated[list[str], Field(min_length=1)] | None
+Enhancement = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -235,7 +235,7 @@ def _line_number(error: MarkedYAMLError) -> int:
 def _line(model: type[BaseModel], error: ValidationError, where: str, at: str) -> str:
     # a misspelt key is missing as well: name what was written before what was not
     errors = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-    first = errors[0]
+    first = _deepest(errors)
     parts = [str(part) for part in first["loc"] if not _is_type_tag(part)]
     key = _one_line(".".join(filter(None, [at, *parts]))) or "(top level)"
     value = first["input"]
@@ -251,13 +251,26 @@ def _line(model: type[BaseModel], error: ValidationError, where: str, at: str) -
     return f"{where}: {key} is {_short(value)} ({_type_name(value)}): {text}"
 
 
+def _deepest(errors: list[Any]) -> Any:
+    """The first error, or one within its value: of a mapping that may also be a word, say, what is
+    wrong within it tells more than that it is no such word.
+    """
+    top = _place(errors[0]["loc"])
+    within = [e for e in errors if _place(e["loc"])[: len(top)] == top]
+    return max(within, key=lambda e: len(_place(e["loc"])))
+
+
 def _is_type_tag(part: object) -> bool:
     """Pydantic names the member of a union in `loc`; the user's file does not have it."""
     return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
 
 
 def _same_place(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:
-    return [p for p in left if not _is_type_tag(p)] == [p for p in right if not _is_type_tag(p)]
+    return _place(left) == _place(right)
+
+
+def _place(loc: tuple[Any, ...]) -> list[Any]:
+    return [part for part in loc if not _is_type_tag(part)]
 
 
 def _plain(message: str) -> str:
@@ -265,7 +278,7 @@ def _plain(message: str) -> str:
         "a valid dictionary", "a mapping"
     )
     message = re.sub(r" after validation, not \d+$", "", message)
-    return re.sub(r"^(Input|List|String|Dictionary) ", "", message)
+    return re.sub(r"^(Input |List |String |Dictionary |Value error, )", "", message)
 
 
 def _one_line(text: str) -> str:

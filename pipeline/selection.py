@@ -158,7 +158,8 @@ def describe(record: Record) -> str:
     lines += [*_of_draws(record.seeds), *_of_abstention(record.abstention)]
     lines += [f"note: {note}" for note in record.notes]
     lines += [
-        f"warning: {option} lies at the {end} end of the grid; give a value of your own"
+        f"warning: {option} lies at the {end} end of the grid"
+        + ("" if "." in option else "; give a value of your own")  # a member takes none
         for option, end in record.edges.items()
     ]
     if record.at_edge and not record.edges:  # an older record

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import LinAlgWarning
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -305,7 +306,7 @@ def test_members__edges__are_named(chorus):
     assert record.at_edge
     assert record.edges["logistic.C"] == "least regularised"
     assert (
-        "warning: logistic.C lies at the least regularised end of the grid; give a value of your own"
+        "warning: logistic.C lies at the least regularised end of the grid"
         in selection.describe(record).splitlines()
     )
 
@@ -416,6 +417,13 @@ def test_convergence__of_fits_side_by_side__is_told_apart(monkeypatch):
         with fitting.alone_on_a_thread():
             told = fitting.each(done, [1, 500] * 8)
     assert told == [False, True] * 8
+
+
+def test_ill_conditioned_matrix__warns_nobody():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fitting.alone_on_a_thread():
+            warnings.warn("ill-conditioned", LinAlgWarning, stacklevel=1)
 
 
 def test_other_warnings__are_shown_as_ever():

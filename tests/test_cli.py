@@ -173,6 +173,24 @@ def test_check__broken_image__is_not_decoded(desk):
             ["heads.logistic.class_weights", "'balanced'", "did you mean 'class_weight'"],
         ),
         (
+            lambda p: p["heads"]["logistic"].update(class_weight={"bee": -1.0}),
+            ["heads.logistic.class_weight.bee is -1.0", "greater than 0"],
+        ),
+        (
+            lambda p: p["heads"]["logistic"].update(class_weight={"nobody": 2.0}),
+            ["heads.logistic.class_weight: unknown class 'nobody'", "choose one of: "],
+        ),
+        (
+            lambda p: p["curve"].update(
+                few={"head": {"kind": "ridge", "class_weight": {"nobody": 2.0}}}
+            ),
+            ["curve.few.head.class_weight: unknown class 'nobody'"],
+        ),
+        (
+            lambda p: p["heads"]["stack"].update(members=["knn", "vote"]),
+            ["heads.stack.members is ['knn', 'vote'] (list): vote is made of heads itself"],
+        ),
+        (
             lambda p: p["backbones"]["raw"].update(source="pixel"),
             ["backbones.raw.source", "unknown source 'pixel'", "did you mean 'pixels'"],
         ),

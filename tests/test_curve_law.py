@@ -1,5 +1,7 @@
 """How sure the points of a curve are, and what is said of how it goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -209,6 +211,13 @@ def test_sentence__flat_curve__says_that_more_would_not_be_seen_to_help():
     said = sentence(law_of(0.5, 0.0, 0.5, noise=0.01))
     assert said.startswith("these images do not show that more would help")
     assert "-0.0" not in said
+
+
+def test_sentence__gain_that_rounds_to_nothing_at_its_low_end__is_not_promised():
+    known = replace(law_of(0.2, 0.64, 0.45, noise=0.002), gain_interval=(0.0002, 0.008))
+    said = sentence(known)
+    assert said.startswith("these images do not show that more would help")
+    assert "(0.0 to 0.8); the curve levels off near 0.80 (" in said
 
 
 def test_sentence__too_few_points__says_so():

@@ -443,7 +443,7 @@ def test_stage__writes_four_files_the_same_twice_and_for_any_number_of_threads(d
     done = project.stage("inspect", "toy")
     assert done.code == 0, done.text
     assert "inspected 59 images with toy" in done.out
-    assert "1 exact" in done.out and "labels would be another" in done.out
+    assert "1 exact" in done.out and "labels: another is likelier" in done.out
     assert results == [inspected(folder / "inspect" / "toy")] * 2
 
 

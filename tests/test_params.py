@@ -158,6 +158,7 @@ def test_parse__misspelt_required_key__is_named_before_the_missing_one(key, miss
         ("heads.knn.layers", [], ["heads.knn.layers is []", "at least 1 item"]),
         ("heads.knn.layers", ["a", 2], ["heads.knn.layers.1 is 2", "a valid string"]),
         ("heads.knn.views", 3, ["heads.knn.views is 3 (int)", "a valid boolean"]),
+        ("heads.knn.enhance", [], ["heads.knn.enhance is [] (list)", "at least 1 item"]),
         ("run.heads", "knn", ["run.heads is 'knn'", "a valid list"]),
         ("run.backbones", [], ["run.backbones is []", "at least 1 item"]),
         ("run.heads", ["logistic", 3], ["run.heads.1 is 3", "a valid string"]),

@@ -99,7 +99,7 @@ def test_heads__difference_that_is_none__says_so_and_one_that_is__has_its_p():
         "verdict": "same",
     }
     text, hint = scores._against_best(stated)
-    assert text == "\u22122.0, no difference"
+    assert text == "\u22122.0, none shown"
     assert "\u22125.0 to 1.0" in hint
     assert "this head 3, the best 6" in hint
     text, _ = scores._against_best({**stated, "p_holm": 0.003, "verdict": "worse"})

@@ -12,6 +12,7 @@ from pipeline.dataset import problem_table
 from pipeline.errors import ConfigurationError, InputError, IntegrityError
 from pipeline.features import Offer
 from pipeline.formats import FORMATS, Listing, list_data
+from pipeline.names import unknown
 from pipeline.params import CONTROL_SOURCES, BackboneParams, Params
 from pipeline.project import SAMPLE, Project, open_project
 from pipeline.taps import PENULTIMATE
@@ -50,6 +51,8 @@ def run(*, images: bool = False) -> int:
     check_store(project)
     check_scheduler(project)
     listing = list_images(project)
+    if listing:
+        check_classes(project.params, {entry.label for entry in listing.entries})
     print(describe_data(listing))
     chosen = project.params.run
     print(f"params.yaml is right: runs {', '.join(chosen.heads)} on {', '.join(chosen.backbones)}")
@@ -110,6 +113,18 @@ def check_curves(project: Project) -> None:
     for name, entry in project.params.curve.items():
         chosen = entry.backbones or project.params.run.backbones
         curves.check(name, entry, [_offer(one, project.backbone(one)) for one in chosen])
+
+
+def check_classes(params: Params, classes: set[str]) -> None:
+    """Raise ConfigurationError where a head of the run or a curve weighs a class that is not there."""
+    weighed = {f"heads.{name}": params.heads[name] for name in params.run.heads}
+    weighed |= {f"curve.{name}.head": entry.head for name, entry in params.curve.items()}
+    for at, head in weighed.items():
+        weight = head.options.get("class_weight")
+        for name in weight if isinstance(weight, dict) else ():
+            if str(name) not in classes:
+                told = unknown("class", str(name), sorted(classes))
+                raise ConfigurationError(f"params.yaml: {at}.class_weight: {told}")
 
 
 def _offer(name: str, entry: BackboneParams) -> Offer:

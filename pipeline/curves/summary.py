@@ -123,12 +123,14 @@ def sentence(known: Outlook | None) -> str:
         return "too few points to say what more images would bring"
     low, high = known.gain_interval
     gain = f"{_points(known.gain):+} points ({_points(low)} to {_points(high)})"
-    if low <= 0 <= high:
-        return f"these images do not show that more would help: twice as many, {gain}"
+    unsure = _points(low) <= 0 <= _points(high)
     low, high = known.asymptote_interval
     end = f"where the curve levels off these images cannot tell ({low:.2f} to {high:.2f})"
     if known.told:
         end = f"the curve levels off near {known.asymptote:.2f} ({low:.2f} to {high:.2f})"
+    if unsure:
+        told = f"; {end}" if known.told else ""
+        return f"these images do not show that more would help: twice as many, {gain}{told}"
     return f"twice as many images would bring about {gain}; {end}"
 
 

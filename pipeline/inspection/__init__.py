@@ -170,7 +170,7 @@ def describe(found: Inspection) -> str:
     lines = [
         f"inspected {said['images']} images with {said['backbone']}",
         f"  duplicates  {said['exact']} exact, {said['near']} near ({limits}); {crossing}",
-        f"  suspects    {said['suspects']} of {said['judged']} labels would be another",
+        f"  suspects    {said['suspects']} of {said['judged']} labels: another is likelier",
         f"  outliers    {said['outliers']} far, {broken}",
     ]
     if said["images_unread"]:

@@ -1,6 +1,7 @@
 """Learning curves as drawings: accuracy by images a class, where each starts, rises to and ends."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,8 +119,8 @@ def _text(curve: Curve) -> str:
     draws = f"the mean over {counted(curve.seeds, 'draw')}" if curve.seeds > 1 else "one draw"
     return (
         f"Accuracy on {counted(curve.test_images, 'test image')} of a {curve.head['kind']} head, by "
-        f"the number of training images a class: {draws}, each with the head\u2019s option chosen "
-        "inside it. Intervals are of 95 %, for other draws and other test images."
+        f"the number of training images a class: {draws}, each with the head\u2019s option, "
+        "where it has one, chosen inside it. Intervals are of 95 %, for other draws and other test images."
     )
 
 
@@ -170,7 +171,7 @@ def _line(name: str, of: Figures, axes: _Axes, labels: tuple[float, float], styl
         y=_place(end),
         slope=_slope(of["slope"]),
         asymptote=_asymptote(of, axes),
-        sentence=of["sentence"],
+        sentence=re.sub(r"-(?=\d)", "\u2212", of["sentence"]),
     )
 
 

@@ -141,7 +141,7 @@ def _against_best(stated: Figures | None) -> tuple[str, str]:
         f"95 % interval {bounds(stated['difference_ci95'])}; right alone: this head "
         f"{count(stated['only_this'])}, the best {count(stated['only_best'])}; p {p}"
     )
-    return f"{points(stated['difference'])}, {'no difference' if same else 'p ' + p}", hint
+    return f"{points(stated['difference'])}, {'none shown' if same else 'p ' + p}", hint
 
 
 def _figure(figures: dict[str, Any], name: str) -> tuple[str, str]:
