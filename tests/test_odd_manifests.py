@@ -455,6 +455,14 @@ def grouped(tmp_path: Path, groups: dict[str, list[str]]) -> Listing:
     return listed(tmp_path, "\n".join(lines), "patient")
 
 
+def test_prepare__groups_that_each_hold_all_classes__are_no_complaint(tmp_path):
+    cameras = [f"c{number}" for number in range(6)]
+    result = prepare(grouped(tmp_path, {"a": cameras, "b": cameras}), SplitParams())
+    there = set(zip(result.labels.label, result.labels.split, strict=True))
+    assert there == {(label, split) for label in "ab" for split in ("train", "val", "test")}
+    assert "too few groups" not in describe(result)
+
+
 def test_prepare__class_with_fewer_groups_than_splits__is_all_train_and_noted(tmp_path):
     listing = grouped(tmp_path, {"a": ["p1", "p2"], "b": ["q1", "q2", "q3"]})
     result = prepare(listing, SplitParams())

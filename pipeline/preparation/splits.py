@@ -47,7 +47,14 @@ def _cut(rows: list[Row], fractions: dict[Split, float], seed: int) -> tuple[lis
     rows = [_moved(row, moved[id(row)]) if id(row) in moved else row for row in rows]
     made = " and ".join(sorted(fractions))
     notes = [f"{made} cut from {len(free)} images, stratified, seed {seed}"]
-    return rows, notes + _uncut(splitting.too_few(labels, keys, len(fractions) + 1), free, made)
+    few = splitting.too_few(labels, keys, len(fractions) + 1)
+    there = set(zip(labels, assigned, strict=True))
+    lacking = {  # of groups with several labels each, one that has no group of its own may be there
+        label: count
+        for label, count in few.items()
+        if any((label, split) not in there for split in (Split.TRAIN, *fractions))
+    }
+    return rows, notes + _uncut(lacking, free, made)
 
 
 def _uncut(few: dict[str, int], rows: list[Row], made: str) -> list[str]:
