@@ -95,6 +95,11 @@ class Bench:
         self._size = max(stand.X.nbytes for stand in self._stands)
 
     @property
+    def rows(self) -> int:
+        """How many rows each part has to fit on, at least."""
+        return min(len(stand.y) for stand in self._stands)
+
+    @property
     def width(self) -> int:
         """How many candidates can be tried at a time."""
         return max(1, at_once(self._size) // len(self._stands))

@@ -96,6 +96,9 @@ def tried(search: Search) -> list[float]:
         blobs(4, rows=120, dim=200, classes=4, apart=0.15, noise=0.1),
         blobs(5, rows=300, dim=10, classes=3, apart=0.0),
         blobs(6, rows=1000, dim=64, classes=8, apart=0.5, noise=0.1),
+        blobs(7, rows=4400, dim=60, classes=5, apart=0.2),
+        blobs(8, rows=4400, dim=120, classes=10, apart=0.3, noise=0.2),
+        blobs(9, rows=4400, dim=300, classes=2, apart=0.12),
     ],
 )
 def test_search__is_within_a_step_and_a_thousandth_of_45_independent_fits(data):
@@ -125,6 +128,27 @@ def test_search__of_a_valley__finds_its_floor_in_16_fits(lowest):
     assert search.value == lowest
     assert search.at_edge == (lowest in (0, 44))
     assert len(search.trace) <= 16
+
+
+@pytest.mark.parametrize("agreement", [searching.AGREEMENT, -1.0])
+def test_search__of_many_rows__keeps_a_fit_from_scratch__and_walks_on_where_it_contradicts(
+    monkeypatch, agreement
+):
+    data = blobs(8, rows=4400, dim=60, classes=10, apart=0.3, noise=0.2)
+    recipe = heads.recipe("logistic", HeadParams(kind="logistic"))
+    monkeypatch.setattr(searching, "AGREEMENT", agreement)
+    fresh = []
+    fit = LogisticRegression.fit
+
+    def noted(self, X, y):
+        fresh.append(not self.warm_start and self.tol == FINE_TOLERANCE)
+        return fit(self, X, y)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noted)
+    search = choose(recipe, *data)
+    assert (sum(fresh) == 1) == (agreement > 0)
+    stated = next(t["log_loss"] for t in search.trace if t["value"] == search.value)
+    assert stated == pytest.approx(log_loss_of(recipe, search.value, *data), abs=1e-9)
 
 
 @pytest.fixture
