@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from pipeline.cluster import Ready, Seat, Work, crew
+from pipeline.cluster import Ready, Seat, Work, crew, futures
 from pipeline.cluster.crew import Crew
 from pipeline.cluster.hands import Hand, Outcome
 from pipeline.errors import ClusterError, DeviceMemoryError, IntegrityError, ResourceError
@@ -386,3 +386,23 @@ def test_run__worker_that_does_not_get_ready__is_named(monkeypatch, capsys):
     desk.outcome = outcome
     list(Crew(desk, 60.0).run(work(), shards(2)))
     assert "worker tcp://worker:0 gets ready, for 0 s by now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "lost"), [("finished", True), ("error", False)])
+def test_dask__connection_cut_while_a_result_comes_over__is_a_lost_scheduler(status, lost):
+    class CommClosedError(OSError):
+        pass
+
+    class Sent:
+        def __init__(self):
+            self.status = status
+
+        def result(self, timeout):
+            raise CommClosedError("in <TCP (closed) ConnectionPool.gather>")
+
+        def cancelled(self):
+            return False
+
+    hands = futures.DaskHands(None, "here", "now", None)
+    outcome = hands._outcome("one", "tcp://127.0.0.1:1", Sent())
+    assert isinstance(outcome.error, futures._SchedulerLost) == lost

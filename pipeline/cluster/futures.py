@@ -21,6 +21,9 @@ FETCHERS = 8
 _DEATHS = {"KilledWorker", "NoValidWorkerError", "NoWorkerError"}
 """What Dask says of a call whose worker is gone, by its settings."""
 
+_CUT = "CommClosedError"
+"""What it raises where a connection breaks."""
+
 FETCH_SECONDS = 5.0
 """How long a result may take to come over, before it is looked whether its worker is there."""
 
@@ -126,7 +129,10 @@ class DaskHands:
         except BaseException as error:  # noqa: BLE001 - whatever a task raised
             if type(error).__name__ in _DEATHS:
                 return Outcome(ticket, died=True)
-            return Outcome(ticket, error=_SchedulerLost() if future.cancelled() else error)
+            # or the scheduler went while it sent what the task had returned
+            cut = type(error).__name__ == _CUT and future.status != "error"
+            lost = cut or future.cancelled()
+            return Outcome(ticket, error=_SchedulerLost() if lost else error)
         if isinstance(value, HeadstartError):
             return Outcome(ticket, error=value)
         return Outcome(ticket, value=value)
