@@ -45,6 +45,7 @@ LEVELS = [
     {"changes", "curves", "extraction", "preparation", "selection", "summary", "verification"},
     {"planning", "ranking", "reporting"},
     {"project"},
+    {"transformer"},
     {"cli", "stages"},
 ]
 """Lowest first; a module imports from its own level or below."""
@@ -101,6 +102,7 @@ HOMES = {
         "pipeline/metrics/",
         "pipeline/evaluation/",
         "pipeline/inspection/suspects.py",
+        "pipeline/transformer.py",
         "stages/sample.py",
     },
     "imagehash": {"pipeline/inspection/hashes.py"},
