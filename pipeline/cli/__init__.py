@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
+from pipeline.cli.commands import heads as heads_command
 from pipeline.errors import exit_status, hear_interrupts
 
 
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     results.set_defaults(run=_results)
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
+    heads_command.add(commands)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
@@ -120,6 +122,14 @@ def _add_store(group: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check every byte; exit 0 or 4")
     verify.add_argument("fingerprint", nargs="?", default="", help="its first digits; all without")
     verify.set_defaults(run=_store_verify)
+    intake = actions.add_parser(
+        "import", help="take in the rows of an embeddings file, of another project too"
+    )
+    intake.add_argument("file", help="an embeddings file, such as 'dvc import' brings")
+    intake.add_argument(
+        "--compare", type=_images, default=8, help="images embedded here to compare with it (8)"
+    )
+    intake.set_defaults(run=_store_import)
     gc = actions.add_parser("gc", help="delete what nothing uses any more; asks first")
     gc.add_argument("--days", type=_days, default=30, help="since the last use, at least (30)")
     gc.add_argument("--yes", action="store_true", help="delete without asking")
@@ -218,6 +228,12 @@ def _store_verify(arguments: argparse.Namespace) -> int:
     from pipeline.cli.store import verify
 
     return verify.run(arguments.fingerprint)
+
+
+def _store_import(arguments: argparse.Namespace) -> int:
+    from pipeline.cli.store import intake
+
+    return intake.run(arguments.file, compared=arguments.compare)
 
 
 def _store_gc(arguments: argparse.Namespace) -> int:

@@ -125,14 +125,22 @@ def load(folder: Path, head: str) -> tuple[Fitted, Record]:
         raise IntegrityError(
             f"{path}: sha256 is {actual}, recorded {record.sha256}; {_again(folder, head)}"
         )
+    return unpickled(content, path, again=_again(folder, head, force=True)), record
+
+
+def unpickled(content: bytes, path: Path, *, again: str) -> Fitted:
+    """The head in a joblib file's bytes. It runs whatever code they hold: know them first.
+
+    again: what to type where it was fitted by another scikit-learn, an IntegrityError.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            return Fitted(**joblib.load(io.BytesIO(content))), record
+            return Fitted(**joblib.load(io.BytesIO(content)))
     except InconsistentVersionWarning as error:
         raise IntegrityError(
             f"{path} was fitted by scikit-learn {error.original_sklearn_version}, this is "
-            f"{error.current_sklearn_version}; {_again(folder, head, force=True)}"
+            f"{error.current_sklearn_version}; {again}"
         ) from None
 
 
