@@ -199,6 +199,14 @@ def test_all__left_before_its_end__ends_its_children_and_can_be_called_again(bun
     assert len(list(predict.all(photos))) == len(photos)
 
 
+def test_all__two_at_once__do_not_end_each_others_children(bundle, photos):
+    predict = predictor.open(bundle, threads=2)
+    one, other = predict.all(photos * 20), predict.all(photos * 20)
+    next(one), next(other)
+    one.close()
+    assert len(list(other)) == 20 * len(photos) - 1
+
+
 def test_run__not_finite__is_an_error_of_that_image_alone(tmp_path, photos):
     whole = bundle_files.tiny_model()
     divide = next(node for node in whole.graph.node if node.op_type == "Div")

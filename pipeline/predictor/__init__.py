@@ -87,14 +87,18 @@ class Predictor:
     ) -> None:
         self.bundle, self.device, self.batch = bundle, device, batch
         self.threads = cgroups.cores()
-        self.decoders = decoders
+        self._decoders = decoders
         self._session = session
         self.has_probabilities = has_probabilities(session)
 
-    def restart(self) -> None:
-        """End the child processes, whatever they are at; others start when they are asked for."""
-        old, self.decoders = self.decoders, _decoders(self.bundle)
-        old.close()
+    def lend(self) -> Decoders:
+        """The child processes there are, for one caller, and who comes then gets others."""
+        lent, self._decoders = self._decoders, _decoders(self.bundle)
+        return lent
+
+    def take_back(self, decoders: Decoders) -> None:
+        """Keep them for the next caller; they end by themselves when nobody asks for long."""
+        self._decoders = decoders
 
     @property
     def classes(self) -> tuple[str, ...]:

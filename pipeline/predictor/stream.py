@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pipeline.decoding import Decoders
 from pipeline.errors import ImageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ AHEAD = 2
 
 def ordered(predictor: "Predictor", paths: Iterable[str]) -> "Iterator[Prediction | ImageError]":
     """See `Predictor.all`."""
-    threads, paths = predictor.threads, iter(paths)
+    threads, decoders, paths = predictor.threads, predictor.lend(), iter(paths)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-predict")
     waiting, given = deque[Future[Answers]](), 0
     try:
@@ -44,12 +45,13 @@ def ordered(predictor: "Predictor", paths: Iterable[str]) -> "Iterator[Predictio
                 if not some:
                     break
                 given += len(some)
-                waiting.append(pool.submit(_answers, predictor, some))
+                waiting.append(pool.submit(_answers, predictor, decoders, some))
             if not waiting:
+                predictor.take_back(decoders)
                 return
             yield from waiting.popleft().result()
     except BaseException:  # an interrupt, or nobody wants the rest: no decoder is waited for
-        predictor.restart()
+        decoders.close()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -61,12 +63,12 @@ def _size(predictor: "Predictor", given: int) -> int:
     return max(1, min(most, given // (GROWTH * predictor.threads)))
 
 
-def _answers(predictor: "Predictor", paths: Sequence[str]) -> Answers:
+def _answers(predictor: "Predictor", decoders: Decoders, paths: Sequence[str]) -> Answers:
     found, at, here = Answers(), 0, os.getcwd()
     images = [("", os.path.join(here, path)) for path in paths]
     size = max(predictor.batch, QUESTION // len(predictor.bundle.views))
     on_gpu = predictor.device != "cpu"
-    with predictor.decoders.borrow() as decoder:
+    with decoders.borrow() as decoder:
         for batch in decoder.stream(images, size, ahead=on_gpu):
             count = len(batch.sha256) + len(batch.failed)
             pixels = batch.pixels.reshape(-1, *predictor.bundle.shape)
