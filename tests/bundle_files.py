@@ -148,7 +148,7 @@ def write(whole: onnx.ModelProto, folder: Path, *, beside: bool = True) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(whole.SerializeToString())
     if beside:
-        said = {one.key: one.value for one in whole.metadata_props}
+        said = {one.key: _value(one.value) for one in whole.metadata_props}
         files.write_json(
             path.with_name("model.json"),
             {**said, "file": path.name, "sha256": files.sha256_of(path)},
@@ -156,9 +156,28 @@ def write(whole: onnx.ModelProto, folder: Path, *, beside: bool = True) -> Path:
     return path
 
 
+def _value(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def tiny(folder: Path, **fields) -> Path:
     """A bundle of the tiny model on disk."""
     return write(tiny_model(**fields), folder)
+
+
+def of_frozen(backbone: Path, folder: Path, classes=("even", "odd")) -> Path:
+    """The bundle of a frozen backbone's folder and a linear head of random coefficients."""
+    from pipeline import frozen
+
+    kept, random = frozen.load(backbone), np.random.default_rng(0)
+    weights = random.standard_normal((kept.dim, len(classes))) / 10
+    said = record(
+        kept.preprocessing, classes, kept.dim, backbone=kept.name, fingerprint=kept.fingerprint
+    )
+    return write(model(onnx.load(kept.model), weights, np.zeros(len(classes)), said), folder)
 
 
 def of_logistic(backbone: Path, head: Path, folder: Path) -> Path:

@@ -72,6 +72,12 @@ def spiteful(tmp_path, monkeypatch):
     monkeypatch.setattr(parent, "CLOCK_SECONDS", 2.0)
 
 
+def test_decode__no_sha256__any_bytes_will_do(photos):
+    Image.new("RGB", (50, 40), "red").save(photos / "red.png")
+    batch = Decoder(photos, RECIPE).decode([("", "red.png"), ("0" * 64, "red.png")])
+    assert (batch.sha256, [failed[2] for failed in batch.failed]) == ([""], ["changed"])
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     (tmp_path / "photos").mkdir()
