@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline import predictor
 from pipeline.errors import ConfigurationError, HeadstartError, InputError
 from pipeline.predictor import contents, record, sessions
-from pipeline.predictor.contents import MESSAGES, Banned, Inside, Refused
+from pipeline.predictor.contents import Refused
+from pipeline.predictor.messages import MESSAGES, Banned, Inside
 from pipeline.predictor.wire import BYTES, VARINT, WireError, parts, varint
 from tests import bundle_files
 
