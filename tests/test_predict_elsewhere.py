@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import predictor
 from pipeline.images import preprocess
 from tests import bundle_files
-from tests.conftest import ROOT, draw
+from tests.conftest import ROOT, draw, make_project
 from tests.frozen_fixtures import lite0  # noqa: F401 - a fixture
 
 PAGE = (ROOT / "docs" / "predict.md").read_text()
@@ -186,3 +187,39 @@ def test_page__cpp__compiles_and_gives_the_same(desk, tmp_path):
     (tmp_path / "pixels.bin").write_bytes(pixels.tobytes())
     done = run("./go", desk / "model.onnx", "pixels.bin", bundle_files.CROP, cwd=tmp_path)
     assert predict.classes[int(done.stdout)] == predict(desk / "photo.jpg").label
+
+
+@pytest.mark.slow
+def test_predict__ants_and_bees__says_what_evaluate_says(tmp_path, shared_data):
+    photos, backbone = shared_data / "ants_bees", "efficientnet_lite0"
+    project = make_project(tmp_path / "project")
+
+    def change(params):
+        params["data"]["path"] = str(photos)
+        params["run"] = {"backbones": [backbone], "heads": ["logistic"]}
+
+    project.edit(change)
+    trained = ("train", backbone, "logistic")
+    for stage in (
+        ("prepare",),
+        ("freeze", backbone),
+        ("extract", backbone),
+        trained,
+        ("evaluate",),
+    ):
+        done = project.stage(*stage)
+        assert done.code == 0, done.text
+    artifacts = project.folder / "artifacts"
+    frozen, head = artifacts / "backbones" / backbone, artifacts / "heads" / backbone
+    bundle_files.of_logistic(frozen, head / "logistic.joblib", artifacts / "model")
+    rows = pq.read_table(artifacts / "evaluation" / "predictions.parquet").to_pylist()
+    tested = {str(photos / row["path"]): row for row in rows if row["split"] == "test"}
+    (project.folder / "list").write_text("\n".join(tested))
+    done = project.headstart("predict", "--files-from", "list", "--device", "cpu")
+    assert done.code == 0, done.err
+    told = [json.loads(line) for line in done.out.splitlines()]
+    assert len(told) == len(tested) == 153
+    for row in told:
+        known = tested[row["path"]]
+        assert row["label"] == known["prediction"]
+        assert abs(row["probability"] - known["probability"]) <= 1e-5
