@@ -45,12 +45,12 @@ def by_hand(bundle, pixels):
 
 
 def test_open__says_what_the_bundle_says(bundle):
-    predict = predictor.open(bundle)
-    assert predict.classes == CLASSES
-    assert (predict.bundle.preprocessing, predict.bundle.dim) == (RECIPE, DIM)
-    assert (predict.bundle.backbone, predict.bundle.head) == ("tiny", "logistic")
-    assert predict.bundle.record["licence"] == "none"
-    assert "tiny, logistic, 3 classes" in repr(predict)
+    model = predictor.open(bundle)
+    assert model.classes == CLASSES
+    assert (model.bundle.preprocessing, model.bundle.dim) == (RECIPE, DIM)
+    assert (model.bundle.backbone, model.bundle.head) == ("tiny", "logistic")
+    assert model.bundle.record["licence"] == "none"
+    assert "tiny, logistic, 3 classes" in repr(model)
 
 
 def test_predict__one_image__is_what_onnxruntime_makes_of_the_same_pixels(bundle, photos):
@@ -64,9 +64,9 @@ def test_predict__one_image__is_what_onnxruntime_makes_of_the_same_pixels(bundle
 
 
 def test_predict__path_bytes_array_and_image__give_the_same(bundle, photos):
-    predict, image = predictor.open(bundle), Image.open(photos[1])
+    model, image = predictor.open(bundle), Image.open(photos[1])
     kinds = [photos[1], str(photos[1]), photos[1].read_bytes(), image, np.asarray(image)]
-    first, *others = [predict(kind) for kind in kinds]
+    first, *others = [model(kind) for kind in kinds]
     for other in others:
         assert np.array_equal(other.probabilities, first.probabilities)
 
@@ -78,12 +78,12 @@ def test_predict__what_is_no_image__is_a_type_error(bundle, wrong):
 
 
 def test_predict__bad_image__raises_its_reason(bundle, photos):
-    predict = predictor.open(bundle)
+    model = predictor.open(bundle)
     with pytest.raises(ImageError, match="truncated"):
-        predict(photos[0].read_bytes()[:-30])
+        model(photos[0].read_bytes()[:-30])
     for path in ("not_there.png", photos[0].parent):
         with pytest.raises(ImageError, match="unreadable"):
-            predict(path)
+            model(path)
 
 
 def test_top__falls_and_holds_as_many_as_asked_for(bundle, photos):
@@ -96,42 +96,42 @@ def test_top__falls_and_holds_as_many_as_asked_for(bundle, photos):
 
 
 def test_predict__head_without_probabilities__has_a_label_alone(tmp_path, photos):
-    predict = predictor.open(bundle_files.tiny(tmp_path / "bare", known=False))
+    model = predictor.open(bundle_files.tiny(tmp_path / "bare", known=False))
     known = predictor.open(bundle_files.tiny(tmp_path / "full"))
-    found = predict(photos[0])
+    found = model(photos[0])
     assert found.label == known(photos[0]).label
     assert (found.probabilities, found.probability, found.top(3)) == (None, None, [])
 
 
 @pytest.mark.parametrize("tta", ["flip", "ten_crop"])
 def test_predict__views__are_averaged(tmp_path, photos, tta):
-    predict = predictor.open(bundle_files.tiny(tmp_path / tta, tta=tta))
+    model = predictor.open(bundle_files.tiny(tmp_path / tta, tta=tta))
     plain = predictor.open(bundle_files.tiny(tmp_path / "plain"))
     views = render(photos[0].read_bytes(), "", RECIPE, Views(tta=tta))
     alone = [plain.run(view[None])[0].embedding for view in views]
-    assert predict(photos[0]).embedding == pytest.approx(np.mean(alone, axis=0), abs=2e-3)
-    (streamed,) = predict.all([photos[0]])
-    assert np.array_equal(streamed.embedding, predict(photos[0]).embedding)
+    assert model(photos[0]).embedding == pytest.approx(np.mean(alone, axis=0), abs=2e-3)
+    (streamed,) = model.predict([photos[0]])
+    assert np.array_equal(streamed.embedding, model(photos[0]).embedding)
 
 
-def test_all__many_images__in_their_order_and_each_as_alone(bundle, photos):
-    predict = predictor.open(bundle, threads=3)
-    alone = {path: predict(path).probabilities for path in photos}
+def test_predict_many__many_images__in_their_order_and_each_as_alone(bundle, photos):
+    model = predictor.open(bundle, threads=3)
+    alone = {path: model(path).probabilities for path in photos}
     asked = [photos[number * 5 % 6] for number in range(8 * MOST)]
-    for path, found in zip(asked, predict.all(asked), strict=True):
+    for path, found in zip(asked, model.predict(asked), strict=True):
         assert np.array_equal(found.probabilities, alone[path])
 
 
-def test_all__batches__change_no_bit(bundle, photos, monkeypatch):
+def test_predict_many__batches__change_no_bit(bundle, photos, monkeypatch):
     alone = predictor.open(bundle)
     monkeypatch.setattr(predictor, "LARGE", 0)
     batched = predictor.open(bundle)
     assert (alone.batch, batched.batch) == (1, 8)
-    for one, other in zip(alone.all(photos), batched.all(photos), strict=True):
+    for one, other in zip(alone.predict(photos), batched.predict(photos), strict=True):
         assert np.array_equal(one.probabilities, other.probabilities)
 
 
-def test_all__bad_images__stand_in_their_place(bundle, photos, tmp_path):
+def test_predict_many__bad_images__stand_in_their_place(bundle, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:-30])
     (tmp_path / "notes.txt").write_text("no image")
@@ -139,14 +139,14 @@ def test_all__bad_images__stand_in_their_place(bundle, photos, tmp_path):
         photos[0], tmp_path / "empty.jpg", photos[1], tmp_path / "cut.png", tmp_path / "none.jpg",
         tmp_path / "notes.txt", tmp_path, photos[2],
     ]  # fmt: skip
-    found = list(predictor.open(bundle).all([*photos, *asked]))[len(photos) :]
+    found = list(predictor.open(bundle).predict([*photos, *asked]))[len(photos) :]
     reasons = [one.reason if isinstance(one, ImageError) else "" for one in found]
     assert reasons == [
         "", "empty", "", "truncated", "unreadable", "unsupported_format", "unreadable", "",
     ]  # fmt: skip
 
 
-def test_all__image_that_crashes_its_decoder__costs_itself_alone(
+def test_predict_many__image_that_crashes_its_decoder__costs_itself_alone(
     bundle,
     photos,
     tmp_path,
@@ -155,24 +155,35 @@ def test_all__image_that_crashes_its_decoder__costs_itself_alone(
     Image.new("RGB", (101, 40)).save(tmp_path / "crash.png")
     Image.new("RGB", (102, 40)).save(tmp_path / "hang.png")
     asked = [*photos, tmp_path / "crash.png", *photos, tmp_path / "hang.png", *photos]
-    found = list(predictor.open(bundle, threads=2).all(asked))
+    found = list(predictor.open(bundle, threads=2).predict(asked))
     assert [one.reason for one in found if isinstance(one, ImageError)] == ["crashed", "timeout"]
     assert isinstance(found[6], ImageError)
     assert sum(isinstance(one, Prediction) for one in found) == 3 * len(photos)
 
 
-def test_all__relative_paths__are_those_of_the_current_folder(bundle, photos, monkeypatch):
-    predict = predictor.open(bundle)
+def test_predict_many__relative_paths__are_those_of_the_current_folder(bundle, photos, monkeypatch):
+    model = predictor.open(bundle)
     monkeypatch.chdir(photos[0].parent)
-    (found,) = predict.all([photos[0].name])
+    (found,) = model.predict([photos[0].name])
     assert isinstance(found, Prediction)
 
 
-def test_all__no_path__gives_nothing(bundle):
-    assert list(predictor.open(bundle).all([])) == []
+def test_predict_many__images_of_all_kinds__keep_their_places(bundle, photos):
+    kinds = [photos[0], b"no image", np.asarray(Image.open(photos[1])), str(photos[2]), photos[3]]
+    kinds += [photos[4].read_bytes()] * 40
+    model = predictor.open(bundle)
+    found = list(model.predict(iter(kinds)))
+    assert isinstance(found.pop(1), ImageError)
+    known = [model(photo).probabilities for photo in photos[:4]]
+    known += [model(photos[4]).probabilities] * 40
+    assert np.array_equal([one.probabilities for one in found], known)
 
 
-def test_all__endless_paths__are_taken_as_answers_are(bundle, photos):
+def test_predict_many__no_path__gives_nothing(bundle):
+    assert list(predictor.open(bundle).predict([])) == []
+
+
+def test_predict_many__endless_paths__are_taken_as_answers_are(bundle, photos):
     taken = []
 
     def endless():
@@ -180,15 +191,17 @@ def test_all__endless_paths__are_taken_as_answers_are(bundle, photos):
             taken.append(1)
             yield photos[0]
 
-    predict = predictor.open(bundle, threads=2)
-    assert len(list(islice(predict.all(endless()), 100))) == 100
+    model = predictor.open(bundle, threads=2)
+    assert len(list(islice(model.predict(endless()), 100))) == 100
     assert len(taken) < 100 + 8 * MOST
 
 
-def test_all__left_before_its_end__ends_its_children_and_can_be_called_again(bundle, photos):
-    predict = predictor.open(bundle, threads=2)
+def test_predict_many__left_before_its_end__ends_its_children_and_can_be_called_again(
+    bundle, photos
+):
+    model = predictor.open(bundle, threads=2)
     before = set(psutil.Process().children())
-    found = predict.all(photos * 20)
+    found = model.predict(photos * 20)
     next(found)
     assert set(psutil.Process().children()) - before
     found.close()
@@ -196,12 +209,12 @@ def test_all__left_before_its_end__ends_its_children_and_can_be_called_again(bun
     while [c for c in set(psutil.Process().children()) - before if c.status() != "zombie"]:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert len(list(predict.all(photos))) == len(photos)
+    assert len(list(model.predict(photos))) == len(photos)
 
 
-def test_all__two_at_once__do_not_end_each_others_children(bundle, photos):
-    predict = predictor.open(bundle, threads=2)
-    one, other = predict.all(photos * 20), predict.all(photos * 20)
+def test_predict_many__two_at_once__do_not_end_each_others_children(bundle, photos):
+    model = predictor.open(bundle, threads=2)
+    one, other = model.predict(photos * 20), model.predict(photos * 20)
     next(one), next(other)
     one.close()
     assert len(list(other)) == 20 * len(photos) - 1
@@ -211,23 +224,23 @@ def test_run__not_finite__is_an_error_of_that_image_alone(tmp_path, photos):
     whole = bundle_files.tiny_model()
     divide = next(node for node in whole.graph.node if node.op_type == "Div")
     divide.input[:] = ["real", "real"]  # NaN where a pixel is 0
-    predict = predictor.open(bundle_files.write(whole, tmp_path / "odd"))
+    model = predictor.open(bundle_files.write(whole, tmp_path / "odd"))
     black, white = (np.full((CROP, CROP, 3), level, np.uint8) for level in (0, 255))
-    found = predict.run(np.stack([black, white, black]))
+    found = model.run(np.stack([black, white, black]))
     assert [isinstance(one, Prediction) for one in found] == [False, True, False]
     assert found[0].reason == "not_finite"
     with pytest.raises(ImageError, match="not_finite"):
-        predict(black)
+        model(black)
 
 
 def test_run__label_beyond_the_classes__is_refused(tmp_path):
     whole = bundle_files.tiny_model(known=False, classes=["one", "two"])
     said = next(one for one in whole.metadata_props if one.key == "classes")
     said.value = '["one"]'
-    predict = predictor.open(bundle_files.write(whole, tmp_path / "few"))
+    model = predictor.open(bundle_files.write(whole, tmp_path / "few"))
     images = np.random.default_rng(0).integers(0, 256, (50, CROP, CROP, 3), np.uint8)
     with pytest.raises(InputError, match="its label is 1, of 1 classes; run 'dvc repro"):
-        predict.run(images)
+        model.run(images)
 
 
 def test_decodes_alike__another_probe__is_seen(tmp_path, bundle):

@@ -2,9 +2,9 @@
 
     from pipeline import predictor
 
-    predict = predictor.open("artifacts/model/model.onnx")
-    predict("photo.jpg").label
-    for found in predict.all(["a.jpg", "b.jpg"]): ...
+    model = predictor.open("artifacts/model/model.onnx")
+    model("photo.jpg").label
+    for found in model.predict(["a.jpg", "b.jpg"]): ...
 
 Opening runs no code of the file and reads nothing beside it (`contents`). Images are decoded as for
 training, by `pipeline.images`; where there are many, in child processes (`pipeline.decoding`).
@@ -108,8 +108,8 @@ class Predictor:
     def __call__(self, image: Any) -> Prediction:
         """One image: a path, the bytes of a file, or (H, W, 3) uint8 as Pillow's images give it.
 
-        Decoded here and now, so a file that crashes its decoder ends this process; `all` is proof
-        against that. Raises ImageError with its reason.
+        Decoded here and now, so a file that crashes its decoder ends this process; `predict` is
+        proof against that. Raises ImageError with its reason.
         """
         recipe = self.bundle.preprocessing
         pixels = render(_encoded(image), "", recipe, self.bundle.views)
@@ -118,15 +118,17 @@ class Predictor:
             raise found
         return found
 
-    def all(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[Prediction | ImageError]:
-        """A prediction for each image file, in their order, as they are ready; few are at hand.
+    def predict(self, images: Iterable[Any]) -> Iterator[Prediction | ImageError]:
+        """A prediction for each image, in their order, as they are ready; few are at hand.
 
-        Where an image cannot be used its place holds the ImageError that says why. Raises OSError
+        images: of the kinds that a call takes; paths are decoded in child processes, the others
+        here. Where one cannot be used its place holds the ImageError that says why. Raises OSError
         or ResourceError where this machine is short of something.
         """
         from pipeline.predictor.stream import ordered
 
-        return ordered(self, (os.fspath(path) for path in paths))
+        paths = (os.fspath(one) if isinstance(one, os.PathLike) else one for one in images)
+        return ordered(self, paths)
 
     def run(self, pixels: Pixels) -> list[Prediction | ImageError]:
         """What the bundle makes of preprocessed images, (N, *bundle.shape) uint8.
@@ -176,7 +178,7 @@ def open(
     """Open a bundle, model.onnx, on `auto`, `cpu` or `cuda`.
 
     threads: images at once, as many as there are cores without; start: child processes to start
-    meanwhile, for who will call `all` at once. Raises ConfigurationError where the file or the
+    meanwhile, for who will call `predict` at once. Raises ConfigurationError where the file or the
     device is not there, InputError where it is no bundle, IntegrityError where it is another than
     the model.json beside it says.
     """

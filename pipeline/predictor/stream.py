@@ -4,8 +4,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
 
 from pipeline.decoding import Decoders
 from pipeline.errors import ImageError
@@ -31,9 +31,9 @@ AHEAD = 2
 """What is waited for beside what the threads are at, in tasks of each."""
 
 
-def ordered(predictor: "Predictor", paths: Iterable[str]) -> "Iterator[Prediction | ImageError]":
-    """See `Predictor.all`."""
-    threads, decoders, paths = predictor.threads, predictor.lend(), iter(paths)
+def ordered(predictor: "Predictor", images: Iterable[Any]) -> "Iterator[Prediction | ImageError]":
+    """See `Predictor.predict`; a text is a path."""
+    threads, decoders, images = predictor.threads, predictor.lend(), iter(images)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-predict")
     waiting, given = deque[Future[Answers]](), 0
     try:
@@ -41,7 +41,7 @@ def ordered(predictor: "Predictor", paths: Iterable[str]) -> "Iterator[Predictio
             while waiting and waiting[0].done():
                 yield from waiting.popleft().result()
             while len(waiting) < threads * (1 + AHEAD):
-                some = list(islice(paths, _size(predictor, given)))
+                some = list(islice(images, _size(predictor, given)))
                 if not some:
                     break
                 given += len(some)
@@ -63,7 +63,24 @@ def _size(predictor: "Predictor", given: int) -> int:
     return max(1, min(most, given // (GROWTH * predictor.threads)))
 
 
-def _answers(predictor: "Predictor", decoders: Decoders, paths: Sequence[str]) -> Answers:
+def _answers(predictor: "Predictor", decoders: Decoders, images: Sequence[Any]) -> Answers:
+    found = Answers()
+    for is_path, some in groupby(images, lambda image: isinstance(image, str)):
+        if is_path:
+            found += _of_paths(predictor, decoders, list(some))
+        else:
+            found += [_alone(predictor, image) for image in some]
+    return found
+
+
+def _alone(predictor: "Predictor", image: Any) -> "Prediction | ImageError":
+    try:
+        return predictor(image)
+    except ImageError as error:
+        return error
+
+
+def _of_paths(predictor: "Predictor", decoders: Decoders, paths: Sequence[str]) -> Answers:
     found, at, here = Answers(), 0, os.getcwd()
     images = [("", os.path.join(here, path)) for path in paths]
     size = max(predictor.batch, QUESTION // len(predictor.bundle.views))

@@ -30,17 +30,17 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(paths, None)
     if first is None:
         raise InputError("no image is named: the folders and lists are empty")
-    predict = predictor.open(
+    model = predictor.open(
         _model(arguments.model), device=arguments.device, threads=arguments.threads, start=1
     )
     output = Path(arguments.output) if arguments.output else None
-    wish = _wish(arguments, predict)
-    told = columns(wish, predict.bundle, probabilities=predict.has_probabilities)
+    wish = _wish(arguments, model)
+    told = columns(wish, model.bundle, probabilities=model.has_probabilities)
     format = arguments.format or _format(output)
     counts = Counter[str]()
-    with opened(format, output, told, predict.classes) as write, _progress(output) as progress:
-        _warn(predict)
-        for path, found in _answered(predict, chain([first], paths)):
+    with opened(format, output, told, model.classes) as write, _progress(output) as progress:
+        _warn(model)
+        for path, found in _answered(model, chain([first], paths)):
             made = row(path, found, wish)
             counts[_kind(found, made)] += 1
             write(made)
@@ -54,11 +54,11 @@ def _progress(output: Path | None) -> Progress:
 
 
 def _answered(
-    predict: Predictor, paths: Iterator[str]
+    model: Predictor, paths: Iterator[str]
 ) -> Iterator[tuple[str, predictor.Prediction | ImageError]]:
     """Each path with what came of it. `tee` keeps those that are not answered yet."""
     asked, kept = tee(paths)
-    found = predict.all(asked)
+    found = model.predict(asked)
     yield from zip(kept, found, strict=True)
 
 
@@ -77,9 +77,9 @@ def _format(output: Path | None) -> str:
     return "table" if sys.stdout.isatty() else "jsonl"
 
 
-def _wish(arguments: argparse.Namespace, predict: Predictor) -> Wish:
+def _wish(arguments: argparse.Namespace, model: Predictor) -> Wish:
     """What is asked for. Raises ConfigurationError where the bundle does not have it."""
-    bundle, threshold = predict.bundle, arguments.threshold
+    bundle, threshold = model.bundle, arguments.threshold
     if arguments.abstain:
         threshold = bundle.threshold
         if threshold is None:
@@ -88,7 +88,7 @@ def _wish(arguments: argparse.Namespace, predict: Predictor) -> Wish:
                 "write --threshold T"
             )
     asked = arguments.top or arguments.probabilities or threshold is not None
-    if asked and not predict.has_probabilities:
+    if asked and not model.has_probabilities:
         raise ConfigurationError(
             f"the head {bundle.head} gives no probabilities; leave out --top, --probabilities, "
             "--threshold and --abstain, or bundle another head"
@@ -96,8 +96,8 @@ def _wish(arguments: argparse.Namespace, predict: Predictor) -> Wish:
     return Wish(arguments.top, arguments.probabilities, threshold, arguments.embeddings)
 
 
-def _warn(predict: Predictor) -> None:
-    if not predict.bundle.decodes_alike:
+def _warn(model: Predictor) -> None:
+    if not model.bundle.decodes_alike:
         print(
             "headstart: this machine's Pillow makes other pixels of images than the one the model "
             "was trained with, so labels may differ; install that version",
