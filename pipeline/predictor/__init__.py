@@ -11,7 +11,7 @@ training, by `pipeline.images`; where there are many, in child processes (`pipel
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Predictor:
             raise found
         return found
 
-    def predict(self, images: Iterable[Any]) -> Iterator[Prediction | ImageError]:
+    def predict(self, images: Iterable[Any]) -> Generator[Prediction | ImageError, None, None]:
         """A prediction for each image, in their order, as they are ready; few are at hand.
 
         images: of the kinds that a call takes; paths are decoded in child processes, the others

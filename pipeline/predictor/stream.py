@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,9 @@ AHEAD = 2
 """What is waited for beside what the threads are at, in tasks of each."""
 
 
-def ordered(predictor: "Predictor", images: Iterable[Any]) -> "Iterator[Prediction | ImageError]":
+def ordered(
+    predictor: "Predictor", images: Iterable[Any]
+) -> "Generator[Prediction | ImageError, None, None]":
     """See `Predictor.predict`; a text is a path."""
     threads, decoders, images = predictor.threads, predictor.lend(), iter(images)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headstart-predict")

@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import chain, tee
 from pathlib import Path
 
@@ -38,9 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     told = columns(wish, model.bundle, probabilities=model.has_probabilities)
     format = arguments.format or _format(output)
     counts = Counter[str]()
-    with opened(format, output, told, model.classes) as write, _progress(output) as progress:
+    with (
+        opened(format, output, told, model.classes) as write,
+        _progress(output) as progress,
+        closing(_answered(model, chain([first], paths))) as answered,
+    ):
         _warn(model)
-        for path, found in _answered(model, chain([first], paths)):
+        for path, found in answered:
             made = row(path, found, wish)
             counts[_kind(found, made)] += 1
             write(made)
@@ -55,11 +60,11 @@ def _progress(output: Path | None) -> Progress:
 
 def _answered(
     model: Predictor, paths: Iterator[str]
-) -> Iterator[tuple[str, predictor.Prediction | ImageError]]:
+) -> Generator[tuple[str, predictor.Prediction | ImageError], None, None]:
     """Each path with what came of it. `tee` keeps those that are not answered yet."""
     asked, kept = tee(paths)
-    found = model.predict(asked)
-    yield from zip(kept, found, strict=True)
+    with closing(model.predict(asked)) as found:
+        yield from zip(kept, found, strict=True)
 
 
 def _model(named: str | None) -> Path:
