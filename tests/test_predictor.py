@@ -10,10 +10,17 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 from pipeline import predictor
-from pipeline.errors import ConfigurationError, ImageError, InputError, IntegrityError
+from pipeline.errors import (
+    ConfigurationError,
+    ImageError,
+    InputError,
+    IntegrityError,
+    ResourceError,
+)
 from pipeline.images import preprocess
 from pipeline.images.views import Views, render
 from pipeline.predictor import Prediction
@@ -240,6 +247,26 @@ def test_run__label_beyond_the_classes__is_refused(tmp_path):
     model = predictor.open(bundle_files.write(whole, tmp_path / "few"))
     images = np.random.default_rng(0).integers(0, 256, (50, CROP, CROP, 3), np.uint8)
     with pytest.raises(InputError, match="its label is 1, of 1 classes; run 'dvc repro"):
+        model.run(images)
+
+
+def test_run__graph_that_fails_as_it_runs__is_one_line(tmp_path, monkeypatch):
+    whole = bundle_files.tiny_model()
+    last = next(node for node in whole.graph.node if node.op_type == "ArgMax")
+    last.output[:] = ["code"]
+    whole.graph.initializer.append(numpy_helper.from_array(np.array([0]), "only"))
+    whole.graph.node.append(helper.make_node("Gather", ["only", "code"], ["label"]))
+    model = predictor.open(bundle_files.write(whole, tmp_path / "short"))
+    images = np.random.default_rng(0).integers(0, 256, (50, CROP, CROP, 3), np.uint8)
+    with pytest.raises(InputError, match="onnxruntime gave up on 1 images .*out of data bounds"):
+        model.run(images)
+
+    class Full:
+        def run(self, *_):
+            raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(model, "_session", Full())
+    with pytest.raises(ResourceError, match="lower --threads"):
         model.run(images)
 
 

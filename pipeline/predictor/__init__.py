@@ -25,7 +25,7 @@ from pipeline.decoding.child import MAX_BYTES
 from pipeline.errors import ImageError, InputError
 from pipeline.images import Pixels
 from pipeline.images.views import render
-from pipeline.predictor import record
+from pipeline.predictor import record, sessions
 from pipeline.predictor.record import Bundle
 from pipeline.predictor.sessions import Session, choose_device, has_probabilities, open_session
 
@@ -133,13 +133,14 @@ class Predictor:
     def run(self, pixels: Pixels) -> list[Prediction | ImageError]:
         """What the bundle makes of preprocessed images, (N, *bundle.shape) uint8.
 
-        An ImageError `not_finite` where it makes NaN or infinity of one.
+        An ImageError `not_finite` where it makes NaN or infinity of one. Raises InputError or
+        ResourceError where onnxruntime gives up.
         """
         found = list[Prediction | ImageError]()
         for start in range(0, len(pixels), self.batch):
             some = pixels[start : start + self.batch]
             padding = np.repeat(some[-1:], self.batch - len(some), axis=0)
-            made = self._session.run(None, {"images": np.concatenate([some, padding])})
+            made = sessions.run(self._session, np.concatenate([some, padding]), self.bundle)
             found += self._predictions([part[: len(some)] for part in made])
         return found
 

@@ -6,11 +6,12 @@ import onnxruntime
 from onnxruntime import InferenceSession as Session
 
 from pipeline import gpus
-from pipeline.errors import ConfigurationError, InputError
+from pipeline.errors import ConfigurationError, InputError, ResourceError
+from pipeline.images import Pixels
 from pipeline.predictor.record import Bundle
-from pipeline.runtimes.sessions import CUDA, PROVIDERS, has_cuda
+from pipeline.runtimes.sessions import CUDA, PROVIDERS, has_cuda, is_out_of_memory
 
-__all__ = ["Session", "choose_device", "has_probabilities", "open_session"]
+__all__ = ["Session", "choose_device", "has_probabilities", "open_session", "run"]
 
 _UINT8, _INT64, _FLOAT = "tensor(uint8)", "tensor(int64)", "tensor(float)"
 
@@ -57,6 +58,18 @@ def open_session(content: bytes, bundle: Bundle, device: str) -> Session:
         )
     _check(session, bundle)
     return session
+
+
+def run(session: Session, images: Pixels, bundle: Bundle) -> list[Any]:
+    """Its outputs for a batch. Raises ResourceError where memory runs out, else InputError."""
+    try:
+        made: list[Any] = session.run(None, {"images": images})
+    except Exception as error:  # noqa: BLE001 - see `open_session`
+        told = f"{bundle.path}: onnxruntime gave up on {len(images)} images ({_shortly(error)})"
+        if is_out_of_memory(str(error)) or "bad_alloc" in str(error):
+            raise ResourceError(f"{told}; lower --threads, or write --device cpu") from None
+        raise InputError(f"{told}; run 'dvc repro -f bundle'") from None
+    return made
 
 
 def has_probabilities(session: Session) -> bool:

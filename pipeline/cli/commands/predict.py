@@ -51,7 +51,9 @@ def add(commands: "Commands") -> None:
     )
     predict.add_argument("--embeddings", action="store_true", help="the vectors too")
     predict.add_argument("--threads", type=_count, metavar="N", help="images at once; one a core")
-    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    predict.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="a GPU if one can be used"
+    )
     predict.set_defaults(run=_run)
 
 
