@@ -12,13 +12,13 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
+    {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "root", "sink"},
     {"params"},
     {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
     {"outputs"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
-    {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
+    {"cluster", "hdf5", "index", "predictor", "probe", "runtimes", "shards", "store", "uses"},
     {
         "attributes",
         "embeddings",
@@ -81,6 +81,7 @@ HOMES = {
         "pipeline/runtimes/pruning.py",
     },
     "onnxruntime": {
+        "pipeline/predictor/sessions.py",
         "pipeline/runtimes/onnx.py",
         "pipeline/runtimes/bindings.py",
         "pipeline/runtimes/sessions.py",
@@ -264,6 +265,24 @@ def test_import_budget(stage, banned):
 
 def test_import_budget__of_the_command():
     assert not loaded_by("pipeline.cli") & {"torch", "onnxruntime", "sklearn", "dask", "pyarrow"}
+
+
+def test_import_budget__predict__needs_onnxruntime_numpy_and_pillow_alone():
+    script = "import pipeline.cli.predict, pipeline.predictor.stream; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; known = set(sys.modules); {script}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    foreign = {
+        name.split(".")[0]
+        for name in done.stdout.split()
+        if name.split(".")[0] not in sys.stdlib_module_names
+    }
+    own = {"pipeline", "numpy", "PIL", "onnxruntime"}
+    assert {name for name in foreign if not name.startswith("_")} == own
 
 
 @pytest.mark.parametrize("stage", STAGES)

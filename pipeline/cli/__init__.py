@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline.cli.commands import heads as heads_command
+from pipeline.cli.commands.predict import add as add_predict  # not its module: a name of ours
 from pipeline.errors import exit_status, hear_interrupts
 
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
     heads_command.add(commands)
+    add_predict(commands)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
