@@ -160,6 +160,13 @@ def gather(cached: Embeddings, layers: Sequence[str], parts: Sequence[tuple[Rows
     return X
 
 
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    """Vectors of some layers of the same images, (N, D_i) float32, as `gather` joins them: (N, D)."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([_unit(part.copy()) for part in parts], axis=1)
+
+
 def _unit(vectors: Vectors) -> Vectors:
     """Each row divided by its L2 norm, in place; a row of zeros stays."""
     norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))

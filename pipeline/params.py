@@ -149,6 +149,13 @@ class CurveParams(_Block):
     seeds: Annotated[int, Field(ge=1, le=100)] = 5
 
 
+class BundleParams(_Block):
+    """Which head is bundled, by its names in `run`; None: the best by validation."""
+
+    backbone: str | None = None
+    head: str | None = None
+
+
 class ExecutionParams(_Block):
     """Mechanics: about speed and place, tracked by no stage, never part of a result."""
 
@@ -172,6 +179,7 @@ class Params(_Block):
     heads: dict[str, HeadParams]
     run: RunParams
     curve: dict[str, CurveParams] = {}
+    bundle: BundleParams = BundleParams()
     finetune: dict[str, Any] = {}
     execution: ExecutionParams = ExecutionParams()
 
@@ -190,6 +198,7 @@ def parse(content: object, *, where: str = "params.yaml") -> Params:
     _check_split(params.data.split, where)
     _check_names(params, where)
     _check_curves(params, where)
+    _check_bundle(params, where)
     return params
 
 
@@ -353,4 +362,22 @@ def _check_curves(params: Params, where: str) -> None:
         if sizes != sorted(set(sizes)):
             raise ConfigurationError(
                 f"{at}.shots is {entry.shots}: must rise, 'all' being the last, and name none twice"
+            )
+
+
+def _check_bundle(params: Params, where: str) -> None:
+    given = {"backbone": params.bundle.backbone, "head": params.bundle.head}
+    named = {what: name for what, name in given.items() if name is not None}
+    if len(named) == 1:
+        (what,) = named
+        other = "head" if what == "backbone" else "backbone"
+        raise ConfigurationError(
+            f"{where}: bundle.{what} is {named[what]!r} and bundle.{other} null; name both, or none for "
+            "the best by validation"
+        )
+    for what, name in named.items():
+        listed: list[str] = getattr(params.run, f"{what}s")
+        if name not in listed:
+            raise ConfigurationError(
+                f"{where}: bundle.{what}: {unknown(what, name, listed)} (it is one of run.{what}s)"
             )

@@ -43,7 +43,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {"changes", "curves", "extraction", "preparation", "selection", "summary", "verification"},
-    {"planning", "ranking", "reporting"},
+    {"bundle", "planning", "ranking", "reporting"},
     {"project"},
     {"transformer"},
     {"cli", "stages"},
@@ -67,6 +67,7 @@ HOMES = {
         "pipeline/cli/doctor/trial.py",
     },
     "onnx": {
+        "pipeline/bundle/",
         "pipeline/architectures/batched.py",
         "pipeline/architectures/ends.py",
         "pipeline/architectures/exported.py",
@@ -81,6 +82,7 @@ HOMES = {
         "pipeline/runtimes/pruning.py",
     },
     "onnxruntime": {
+        "pipeline/bundle/proof.py",
         "pipeline/predictor/sessions.py",
         "pipeline/runtimes/onnx.py",
         "pipeline/runtimes/bindings.py",
@@ -94,6 +96,7 @@ HOMES = {
     "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
+        "pipeline/bundle/expressions/",
         "pipeline/curves/",
         "pipeline/heads/",
         "pipeline/candidates.py",
@@ -257,6 +260,7 @@ def loaded_by(module: str) -> set[str]:
         ("report", {"torch", "onnxruntime", "sklearn", "dask", "distributed", "scipy"}),
         ("curve", {"torch", "onnxruntime", "dask", "distributed", "timm", "jinja2"}),
         ("evaluate", {"torch", "onnxruntime", "dask", "distributed", "timm"}),
+        ("bundle", {"torch", "dask", "distributed", "timm", "jinja2"}),
     ],
 )
 def test_import_budget(stage, banned):
