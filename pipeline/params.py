@@ -149,6 +149,18 @@ class CurveParams(_Block):
     seeds: Annotated[int, Field(ge=1, le=100)] = 5
 
 
+class BundleParams(_Block):
+    """Which head of which backbone of the run is bundled; None: the best by validation."""
+
+    backbone: str | None = None
+    head: str | None = None
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """Both names, or None."""
+        return (self.backbone, self.head) if self.backbone and self.head else None
+
+
 class ExecutionParams(_Block):
     """Mechanics: about speed and place, tracked by no stage, never part of a result."""
 
@@ -173,6 +185,7 @@ class Params(_Block):
     run: RunParams
     curve: dict[str, CurveParams] = {}
     finetune: dict[str, Any] = {}
+    bundle: BundleParams = BundleParams()
     execution: ExecutionParams = ExecutionParams()
 
 
@@ -190,6 +203,7 @@ def parse(content: object, *, where: str = "params.yaml") -> Params:
     _check_split(params.data.split, where)
     _check_names(params, where)
     _check_curves(params, where)
+    _check_bundle(params, where)
     return params
 
 
@@ -354,3 +368,19 @@ def _check_curves(params: Params, where: str) -> None:
             raise ConfigurationError(
                 f"{at}.shots is {entry.shots}: must rise, 'all' being the last, and name none twice"
             )
+
+
+def _check_bundle(params: Params, where: str) -> None:
+    named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
+    for key, name in named.items():
+        listed: list[str] = getattr(params.run, f"{key}s")
+        if name is not None and name not in listed:
+            raise ConfigurationError(
+                f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"
+            )
+    if len(given := [key for key, name in named.items() if name is not None]) == 1:
+        other = next(key for key in named if key not in given)
+        raise ConfigurationError(
+            f"{where}: bundle.{given[0]} is given and bundle.{other} is not; name both, or leave "
+            "both at null for the best by validation"
+        )

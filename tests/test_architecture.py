@@ -42,7 +42,16 @@ LEVELS = [
     {"loaded"},
     {"worker"},
     {"computing"},
-    {"changes", "curves", "extraction", "preparation", "selection", "summary", "verification"},
+    {
+        "bundle",
+        "changes",
+        "curves",
+        "extraction",
+        "preparation",
+        "selection",
+        "summary",
+        "verification",
+    },
     {"planning", "ranking", "reporting"},
     {"project"},
     {"cli", "stages"},
@@ -76,6 +85,7 @@ HOMES = {
         "pipeline/backbones/onnx_file.py",
         "pipeline/backbones/onnx_model.py",
         "pipeline/backbones/trial.py",
+        "pipeline/bundle/",
         "pipeline/cli/doctor/trial.py",
         "pipeline/runtimes/pruning.py",
     },
@@ -92,6 +102,7 @@ HOMES = {
     "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
+        "pipeline/bundle/expressions/",
         "pipeline/curves/",
         "pipeline/heads/",
         "pipeline/candidates.py",
@@ -254,6 +265,7 @@ def loaded_by(module: str) -> set[str]:
         ("report", {"torch", "onnxruntime", "sklearn", "dask", "distributed", "scipy"}),
         ("curve", {"torch", "onnxruntime", "dask", "distributed", "timm", "jinja2"}),
         ("evaluate", {"torch", "onnxruntime", "dask", "distributed", "timm"}),
+        ("bundle", {"torch", "dask", "distributed", "timm", "jinja2"}),
     ],
 )
 def test_import_budget(stage, banned):
