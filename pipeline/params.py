@@ -150,10 +150,15 @@ class CurveParams(_Block):
 
 
 class BundleParams(_Block):
-    """Which head is bundled, by its names in `run`; None: the best by validation."""
+    """Which head of which backbone of the run is bundled; None: the best by validation."""
 
     backbone: str | None = None
     head: str | None = None
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """Both names, or None."""
+        return (self.backbone, self.head) if self.backbone and self.head else None
 
 
 class ExecutionParams(_Block):
@@ -179,8 +184,8 @@ class Params(_Block):
     heads: dict[str, HeadParams]
     run: RunParams
     curve: dict[str, CurveParams] = {}
-    bundle: BundleParams = BundleParams()
     finetune: dict[str, Any] = {}
+    bundle: BundleParams = BundleParams()
     execution: ExecutionParams = ExecutionParams()
 
 
@@ -366,18 +371,16 @@ def _check_curves(params: Params, where: str) -> None:
 
 
 def _check_bundle(params: Params, where: str) -> None:
-    given = {"backbone": params.bundle.backbone, "head": params.bundle.head}
-    named = {what: name for what, name in given.items() if name is not None}
-    if len(named) == 1:
-        (what,) = named
-        other = "head" if what == "backbone" else "backbone"
-        raise ConfigurationError(
-            f"{where}: bundle.{what} is {named[what]!r} and bundle.{other} null; name both, or none for "
-            "the best by validation"
-        )
-    for what, name in named.items():
-        listed: list[str] = getattr(params.run, f"{what}s")
-        if name not in listed:
+    named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
+    for key, name in named.items():
+        listed: list[str] = getattr(params.run, f"{key}s")
+        if name is not None and name not in listed:
             raise ConfigurationError(
-                f"{where}: bundle.{what}: {unknown(what, name, listed)} (it is one of run.{what}s)"
+                f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"
             )
+    if len(given := [key for key, name in named.items() if name is not None]) == 1:
+        other = next(key for key in named if key not in given)
+        raise ConfigurationError(
+            f"{where}: bundle.{given[0]} is given and bundle.{other} is not; name both, or leave "
+            "both at null for the best by validation"
+        )

@@ -1,4 +1,4 @@
-"""The best head and its backbone as one ONNX file: -> artifacts/model/."""
+"""Write the best head, or the one that is named, as one ONNX file: -> artifacts/model/."""
 
 from pipeline import bundle, files
 from pipeline.errors import exit_status, leave
@@ -7,8 +7,11 @@ from pipeline.project import open_project
 
 def main() -> None:
     project = open_project()
-    made = bundle.bundle(project.artifacts, project.params)
-    files.write_json(project.artifacts / "runs" / "bundle.json", made.measured)
+    run, named = project.params.run, project.params.bundle.named
+    made = bundle.bundle(project.artifacts, run.backbones, run.heads, named)
+    bundle.write(project.artifacts / "model", made)
+    files.write_json(project.artifacts / "runs" / "bundle.json", made.figures)
+    bundle.warn(made)
     print(bundle.describe(made))
 
 

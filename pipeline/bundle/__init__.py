@@ -1,161 +1,150 @@
-"""The winner as one ONNX file: choose, assemble, prove equal, write; the next best where it can't be.
+"""The winner as one ONNX file that anybody can run, proven before it is written.
 
-choice        which head, and what comes behind it
-expressions   scikit-learn's estimators in ONNX operators
-nodes, graph  operators written one after another, and models made of them
-assembly      backbone + rounding + head -> one graph
-proof         equal to scikit-learn on the cached rows, and to the frozen backbone
-record        what model.json and the file's metadata say
-card          the model card
+    choice      which head, and what a bundle is made of
+    expressions a fitted head in ONNX operators (nodes, graph: what they are written with)
+    assembly    the backbone, what is done to its vectors, and the head, as one graph
+    proof       equal to scikit-learn on the cached rows, and to the frozen backbone on the probe
+    record      what it says of itself
+    card        the same for people (loading: how other programs run it)
+
+What ONNX cannot express, or what is not proven, makes room for the next best by validation. A
+candidate of another kind, one without a fitted head, needs a `build` of its own beside this one.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from pipeline import embeddings, files, frozen, heads
-from pipeline.bundle import assembly, card, graph, proof, record
-from pipeline.bundle.choice import Candidate, Choice, choose
-from pipeline.bundle.nodes import Inexpressible
-from pipeline.bundle.record import FILE, Parts
-from pipeline.embeddings import Embeddings
-from pipeline.errors import ConfigurationError, InputError
-from pipeline.evaluation.results import check_head
-from pipeline.params import Params
+from pipeline import dataset, files
+from pipeline.bundle import assembly, card, choice, graph, proof, record
+from pipeline.bundle.choice import Candidate, Parts
+from pipeline.bundle.nodes import REAL, Inexpressible
+from pipeline.errors import ConfigurationError
 
-__all__ = ["Bundled", "bundle", "describe"]
-
-PRECISIONS = ("float32", "float64")
-"""What a head reckons in: the first in which it is proven."""
+__all__ = ["Made", "bundle", "describe", "warn", "write"]
 
 
 @dataclass(frozen=True)
-class Bundled:
-    """What was written. record: of model.json; measured: how far it lies from what it was made of."""
+class Made:
+    """What artifacts/model/ gets. content: of model.onnx, None where nothing could be bundled.
 
-    record: dict[str, Any]
-    measured: dict[str, Any] = field(default_factory=dict)
-
-
-def bundle(artifacts: Path, params: Params) -> Bundled:
-    """Write artifacts/model/ with the first candidate that ONNX can express.
-
-    Each that it can't is named on stderr. Where none can be, model.json says so and there is no
-    model. Raises ConfigurationError where the one that params.yaml names can't be, IntegrityError
-    where an artifact is not what its record says; what was there stays.
+    record: of model.json; card: of README.md; figures: of the proof, for artifacts/runs/.
     """
-    choice = choose(params, artifacts / "evaluation" / "metrics.json")
-    skipped, content, measured = list[dict[str, str]](), None, dict[str, Any]()
-    made = record.of_nothing(choice)
-    for one in choice.candidates:
+
+    content: bytes | None
+    record: dict[str, Any]
+    card: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def bundle(
+    artifacts: Path,
+    backbones: Sequence[str],
+    heads: Sequence[str],
+    named: tuple[str, str] | None = None,
+) -> Made:
+    """The head that is named, (backbone, head), or the best by validation that ONNX can express.
+
+    Raises ConfigurationError where the one that is named cannot be, IntegrityError where an
+    artifact is not what its record says.
+    """
+    listed = [Candidate(*named)] if named else choice.candidates(artifacts, backbones, heads)
+    skipped = list[dict[str, str]]()
+    for candidate in listed:
         try:
-            made, content, measured = _made(artifacts, one, choice)
-            break
+            return _built(artifacts, candidate, skipped)
         except Inexpressible as error:
-            _refuse_or_tell(one, choice, str(error))
-            skipped.append({**one.name, "reason": str(error)})
-    made["skipped"] = skipped
-    _write(artifacts, made, content)
-    return Bundled(made, measured)
-
-
-def _refuse_or_tell(one: Candidate, choice: Choice, why: str) -> None:
-    if choice.named:
-        raise ConfigurationError(
-            f"params.yaml: bundle: {one.head} on {one.backbone} can't be bundled: {why}; name another, "
-            "or null for the best that can be"
-        )
-    print(
-        f"headstart: warning: {one.head} on {one.backbone} can't be bundled: {why}; trying the next best",
-        file=sys.stderr,
+            if named:
+                raise ConfigurationError(
+                    f"params.yaml: bundle: ONNX cannot express {candidate}: {error}; name another, "
+                    "or write null for the best by validation that it can"
+                ) from None
+            skipped.append({**vars(candidate), "reason": str(error)})
+    reason = (
+        "ONNX can express no head of the run" if listed else "every head of the run is a control"
     )
+    said = record.none_of(reason, skipped)
+    return Made(None, said, card.of_none(said), {"skipped": skipped})
 
 
-Content = tuple[onnx.ModelProto, tuple[str, ...], Parts, frozen.FrozenBackbone]
+def _built(artifacts: Path, candidate: Candidate, skipped: Sequence[dict[str, str]]) -> Made:
+    """A candidate's bundle, proven. Raises Inexpressible."""
+    parts = choice.read(artifacts, candidate)
+    frozen = graph.load(parts.backbone)
+    head, figures = _proven_head(artifacts, parts, frozen)
+    known = choice.figures(artifacts)
+    said = record.record_of(parts, artifacts, known, skipped)
+    content = assembly.whole(parts.backbone, frozen, parts.layers, head, said)
+    figures["probe"] = proof.against_runtime(content, parts)
+    digest = files.sha256_of_bytes(content)
+    beside = {**said, "file": record.FILE, "sha256": digest}
+    text = card.of(beside, parts, card.Context.read(artifacts, known))
+    made = {**vars(candidate), "bytes": len(content), "skipped": list(skipped), **figures}
+    return Made(content, beside, text, made)
 
 
-def _made(
-    artifacts: Path, one: Candidate, choice: Choice
-) -> tuple[dict[str, Any], "_Whole", dict[str, Any]]:
-    """The record, the parts of the whole file, and what was measured. Raises Inexpressible."""
-    backbone = frozen.load(artifacts / "backbones" / one.backbone)
-    model = graph.load(backbone)
-    fitted, about = heads.load(artifacts / "heads" / one.backbone, one.head)
-    cached = embeddings.open(artifacts / "embeddings" / f"{one.backbone}.h5")
-    check_head(artifacts / "heads" / one.backbone / one.head, about, cached)
-    layers = tuple(about.layers) or cached.layers[:1]
-    dim = sum(cached.of(layer).shape[1] for layer in layers)
-    head, proven = _proven(fitted, about.kind, model, cached, layers, dim)
-    said = record.of(Parts(artifacts, backbone, fitted, about, cached, layers, dim), one, choice)
-    whole = _Whole(backbone, model, layers, head)
-    drift = proof.of_whole(whole.content(said), backbone, layers)
-    measured = {**vars(proven), "cosine": drift.cosine, "max_relative": drift.relative}
-    return said, whole, measured
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """What the file is put together from; its metadata come last."""
-
-    backbone: frozen.FrozenBackbone
-    model: onnx.ModelProto
-    layers: tuple[str, ...]
-    head: onnx.ModelProto
-
-    def content(self, said: dict[str, Any]) -> bytes:
-        return assembly.whole(self.backbone, self.model, self.layers, self.head, said)
-
-
-def _proven(
-    fitted: heads.Fitted,
-    kind: str,
-    model: onnx.ModelProto,
-    cached: Embeddings,
-    layers: tuple[str, ...],
-    dim: int,
-) -> tuple[onnx.ModelProto, proof.Proof]:
-    """The head's graph in the first precision in which it is proven. Raises Inexpressible."""
-    classifier, temperature = fitted.train_val, fitted.temperature
-    said = ""
-    for dtype in PRECISIONS:
-        made = assembly.head(classifier, temperature, dim=dim, dtype=dtype, like=model)
+def _proven_head(
+    artifacts: Path, parts: Parts, frozen: onnx.ModelProto
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The head's graph in the shortest float in which it is proven. Raises Inexpressible."""
+    labels = dataset.read_labels(artifacts / "dataset" / "labels.parquet")
+    rows = np.unique(parts.cached.rows(labels.sha256))
+    rows = rows[rows >= 0]
+    classifier, temperature = parts.fitted.train_val, parts.fitted.temperature
+    reasons = list[str]()
+    for dtype in REAL:
         try:
-            found = proof.of_head(
-                made, classifier, temperature, cached, layers, linear=kind in proof.LINEAR
-            )
-        except InputError as error:
-            raise Inexpressible(str(error)) from None
-        if found.holds:
-            return made, found
-        said = found.sentence
-    raise Inexpressible(said)
+            head = assembly.head(classifier, temperature, dim=parts.dim, dtype=dtype, like=frozen)
+            shown = proof.against_scikit_learn(graph.content_of(head), parts, rows)
+            return head, {"dtype": dtype, "tried": reasons, "head_alone": shown.as_dict()}
+        except Inexpressible as error:
+            reasons.append(f"in {dtype} {error}")
+    raise Inexpressible(_shortly(reasons))
 
 
-def _write(artifacts: Path, said: dict[str, Any], whole: "_Whole | None") -> None:
-    """The folder, whole or not at all."""
-    with files.replacing(artifacts / "model") as folder:
-        folder.mkdir()
-        digest = None
-        if whole is not None:
-            (folder / FILE).write_bytes(whole.content(said))
-            digest = files.sha256_of(folder / FILE)
-        beside = {**said, "file": None if whole is None else FILE, "sha256": digest}
-        files.write_json(folder / "model.json", beside)
-        files.write_bytes(folder / "README.md", card.text(artifacts, beside).encode())
+def _shortly(reasons: Sequence[str]) -> str:
+    """The reason, told once where it has nothing to do with the type of float."""
+    bare = {reason.split(" ", 2)[2] for reason in reasons}
+    return bare.pop() if len(bare) == 1 else "; ".join(reasons)
 
 
-def describe(made: Bundled) -> str:
-    """What was bundled, in a few lines for the terminal."""
-    said, measured = made.record, made.measured
-    if said["backbone"] is None:
-        return "nothing was bundled: no head of the run can be expressed in ONNX"
-    test = said["metrics"].get("test", {})
-    accuracy = f", test accuracy {test['accuracy']:.4f}" if "accuracy" in test else ""
+def write(folder: Path, made: Made) -> None:
+    """Replace artifacts/model/, whole or not at all; equal bundles give equal bytes."""
+    with files.replacing(folder) as beside:
+        beside.mkdir()
+        if made.content is not None:
+            (beside / record.FILE).write_bytes(made.content)
+        (beside / record.RECORD).write_text(files.json_text(made.record), encoding="utf-8")
+        (beside / record.CARD).write_text(made.card, encoding="utf-8")
+
+
+def warn(made: Made) -> None:
+    """A line on stderr where another than the best by validation was bundled, or nothing."""
+    said, best = made.record, made.record["best"]
+    if made.content is None:
+        told = f"nothing is bundled: {said['reason']}; add another to run.heads or run.backbones"
+    elif said["skipped"]:
+        told = f"{said['head']} on {said['backbone']} is bundled, not the best by validation"
+    else:
+        return
+    if best:
+        first = said["skipped"][0]
+        told += f"; {best['head']} on {best['backbone']} is not, since {first['reason']}"
+    print(f"headstart: warning: {told}", file=sys.stderr)
+
+
+def describe(made: Made) -> str:
+    """What is in artifacts/model/, in a line."""
+    if made.content is None:
+        return "artifacts/model: no model.onnx; model.json and README.md say why"
+    said, shown = made.record, made.figures["head_alone"]
     return (
-        f"bundled {said['head']} on {said['backbone']}{accuracy}: artifacts/model/{FILE}\n"
-        f"proven on {measured['rows']} cached rows: {measured['labels']} labels equal, max |dp| "
-        f"{measured['probability']:.1e}"
+        f"artifacts/model/model.onnx: {said['head']} on {said['backbone']}, "
+        f"{len(said['classes'])} classes, {len(made.content) / 1e6:.1f} MB; on {shown['rows']} cached "
+        f"rows max |dp| {shown['most']:.1e} from scikit-learn's"
     )

@@ -1,238 +1,225 @@
-"""The model card: what a bundle is, what it was made from, how good it is, and how to run it."""
+"""The model card, artifacts/model/README.md: what a bundle is, how good, and what it must not be used for."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Said = dict[str, Any]
+from pipeline.bundle import loading
+from pipeline.bundle.choice import Parts
+from pipeline.errors import IntegrityError
 
-MOST_CLASSES = 100
-"""Classes that the table of images names; of more, the numbers alone."""
+MOST_CLASSES = 50
+"""Up to so many are listed in the card; model.json has all of them."""
 
-PYTHON = """\
-```python
-from pipeline import predictor
+FIGURES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "auroc": "AUROC",
+    "log_loss": "log loss",
+    "ece": "expected calibration error",
+}
+"""Of metrics.json, as the card calls them."""
 
-model = predictor.open("model.onnx")
-found = model("photo.jpg")
-print(found.label, found.probability)
-```"""
-
-BARE = """\
-```python
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-classes = {classes}
-images = np.zeros((1, {shape}), np.uint8)
-label, *others = session.run(None, {{"images": images}})
-print(classes[label[0]])
-```"""
-
-CPP = """\
-```cpp
-#include <onnxruntime_cxx_api.h>
-Ort::Env env;
-Ort::Session session(env, ORT_TSTR("model.onnx"), Ort::SessionOptions{{}});
-std::vector<uint8_t> pixels({count});  // RGB, row by row
-std::array<int64_t, {rank}> shape{{1, {shape}}};
-auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-auto images = Ort::Value::CreateTensor<uint8_t>(memory, pixels.data(), pixels.size(), shape.data(), shape.size());
-const char* inputs[] = {{"images"}};
-const char* outputs[] = {{"label"}};
-auto made = session.Run(Ort::RunOptions{{}}, inputs, &images, 1, outputs, 1);
-int64_t label = *made[0].GetTensorData<int64_t>();
-```"""
-
-JAVASCRIPT = """\
-```js
-const ort = require("onnxruntime-node");  // or onnxruntime-web
-const session = await ort.InferenceSession.create("model.onnx");
-const images = new ort.Tensor("uint8", new Uint8Array({count}), [1, {shape}]);
-const {{ label }} = await session.run({{ images }});
-console.log(Number(label.data[0]));
-```"""
+SPLITS = ("train", "val", "test")
 
 
-def text(artifacts: Path, said: Said) -> str:
-    """The card in Markdown. said: what model.json has."""
-    if said["file"] is None:
-        return _of_nothing(said)
-    summary = _json(artifacts / "dataset" / "summary.json")
-    evaluated = _json(artifacts / "evaluation" / "metrics.json")
-    transfers = _json(artifacts / "evaluation" / "transfer.json")
-    parts = [
+@dataclass(frozen=True)
+class Context:
+    """What a card tells beside the record. data: summary.json of the dataset; metrics: of
+    metrics.json; transfer: what transfer.json says of each backbone.
+    """
+
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    transfer: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, artifacts: Path, metrics: Mapping[str, Any]) -> "Context":
+        """Raises IntegrityError."""
+        data = _json(artifacts / "dataset" / "summary.json", "prepare")
+        return cls(data, metrics, _json(artifacts / "evaluation" / "transfer.json", "evaluate"))
+
+
+def _json(path: Path, stage: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{path} is missing or damaged ({error}); run 'dvc repro -f {stage}'"
+        ) from None
+
+
+def of(said: Mapping[str, Any], parts: Parts, context: Context) -> str:
+    """The card. said: what model.json has."""
+    sections = [
         _what(said),
-        _figures(said, evaluated),
-        _data(summary, said),
-        _limits(said, summary, transfers),
-        _running(said),
-        _made_of(said),
+        _data(said, context.data, parts),
+        _scores(said, context),
+        _trust(said, parts),
+        _limits(said, context),
+        _origin(said),
+        _loading(said, parts),
     ]
-    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+    return "\n".join(line for section in sections for line in (*section, ""))[:-1]
 
 
-def _json(path: Path) -> Any:
-    return json.loads(path.read_bytes())
+def of_none(said: Mapping[str, Any]) -> str:
+    """The card where there is no model. said: what model.json has."""
+    lines = ["# No model", "", f"Nothing is bundled: {said['reason']}.", ""]
+    lines += [f"* {one['head']} on {one['backbone']}: {one['reason']}" for one in said["skipped"]]
+    return "\n".join([*lines, "", "Name others in params.yaml, then run `dvc repro bundle`.", ""])
 
 
-def _of_nothing(said: Said) -> str:
-    rows = "".join(f"\n* {_name(one)}: {one['reason']}" for one in said["skipped"])
-    why = f" These were tried:\n{rows}" if rows else " Every backbone or head of it is a control."
-    return f"# No model\n\nNo head of the last run could be written as one ONNX file.{why}\n"
-
-
-def _name(one: Said) -> str:
-    return f"`{one['head']}` on `{one['backbone']}`"
-
-
-def _what(said: Said) -> Iterator[str]:
-    number = len(said["classes"])
-    yield f"# {said['head']} on {said['backbone']}"
+def _what(said: Mapping[str, Any]) -> Iterator[str]:
+    classes = said["classes"]
+    yield f"# {said['head']} on {said['backbone']}: {len(classes)} classes of images"
     yield ""
-    yield (
-        f"`model.onnx` tells {number} classes of images apart. It takes images as `uint8` and gives the "
-        + ("label, " if said["file"] and not _states(said) else "label, a probability a class, ")
-        + f"and the {said['dim']} numbers of the embedding. One file of plain ONNX operators: a frozen "
-        f"pretrained network (`{said['source']}`, weights `{said['weights']}`), and a head of kind `{said['kind']}` fitted "
-        "on what it says of the training and validation images."
+    yield "`model.onnx` is one file: uint8 pixels in; a label, the probability of each class"
+    yield "if the head has some, and the embedding out. Inside are the frozen backbone"
+    yield f"{said['backbone']} ({said['weights']}, {' + '.join(said['layers'])}, {said['dim']}"
+    yield f"values, rounded to {said['storage']}) and a head of kind {said['kind']} that was fitted on"
+    yield "these values of the images of train and val. The backbone was not trained on them."
+    yield ""
+    shown = [f"`{name}`" for name in classes[:MOST_CLASSES]]
+    more = (
+        f" and {len(classes) - MOST_CLASSES} more (model.json)" if len(classes) > len(shown) else ""
     )
-    if said["best"] != {"backbone": said["backbone"], "head": said["head"]}:
+    yield f"Classes: {', '.join(shown)}{more}."
+    for one in said["skipped"]:
         yield ""
-        yield f"{_name(said['best'])} was better by validation, but could not be bundled:"
-        yield from (f"* {_name(one)}: {one['reason']}" for one in said["skipped"])
+        yield f"{one['head']} on {one['backbone']} did better on the validation images, but ONNX"
+        yield f"cannot express it: {one['reason']}."
 
 
-def _states(said: Said) -> bool:
-    return bool(said["probabilities"])
+def _data(said: Mapping[str, Any], data: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+    splits = data.get("splits", {})
+    yield "## Data"
+    yield ""
+    yield f"{data.get('images', '?')} distinct images, {data.get('labelled', '?')} of them labelled."
+    yield ""
+    yield "| class | train | val | test |"
+    yield "| --- | --- | --- | --- |"
+    for name in said["classes"][:MOST_CLASSES]:
+        counts = [str(splits.get(split, {}).get(name, 0)) for split in SPLITS]
+        yield f"| {name.replace('|', '&#124;')} | {' | '.join(counts)} |"
+    totals = [str(sum(splits.get(split, {}).values())) for split in SPLITS]
+    yield f"| all | {' | '.join(totals)} |"
+    yield ""
+    yield from (f"* {note}" for note in data.get("notes", ()))
+    yield "* What the head's options are was chosen on " + (
+        "the validation images."
+        if parts.record.chosen_on == "val"
+        else f"{parts.record.chosen_on}."
+    )
+    yield "* The test images had no part in any choice or fit."
 
 
-def _figures(said: Said, evaluated: Said) -> Iterator[str]:
+def _scores(said: Mapping[str, Any], context: Context) -> Iterator[str]:
+    of_head = context.metrics.get(said["backbone"], {}).get(said["head"], {})
     yield "## How good it is"
     yield ""
-    yield "| images | n | accuracy | 95 % interval | log loss | calibration error (ECE) |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    names = {"test": "test, never used for a choice", "val": "validation, used for choices"}
-    for split, what in names.items():
-        one = said["metrics"].get(split, {})
-        if one:
-            low, high = one["accuracy_ci95"]
-            cells = [_number(one.get(key)) for key in ("log_loss", "ece")]
-            yield (
-                f"| {what} | {one['n']} | {one['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
-                f"{' | '.join(cells)} |"
-            )
+    yield "With 95 % intervals. Validation figures are of a fit on train alone, and a choice was made by"
+    yield "them; test figures are of the fit in this file."
     yield ""
-    yield "Validation figures are of the fit on train alone; test figures of the fit in this file, on train + val."
-    if said["temperature"] is not None:
-        yield f"Probabilities were calibrated on validation images, at temperature {said['temperature']:.4g}."
-    if said["abstention"].get("threshold") is not None:
-        chosen = said["abstention"]
-        yield (
-            f"Below a probability of {chosen['threshold']:.4g} it had better say nothing: above, {chosen['wanted']:.0%} "
-            "of validation answers were right (`headstart predict --abstain`)."
-        )
-    worst = (
-        evaluated.get(said["backbone"], {}).get(said["head"], {}).get("test", {}).get("worst_group")
-    )
-    if worst:
-        low, high = worst["accuracy_ci95"]
-        yield (
-            f"Of the groups of test images it is worst on `{_plain(worst['group'])}`: {worst['accuracy']:.4f} "
-            f"({low:.4f} to {high:.4f}, {worst['n']} images)."
-        )
+    yield "| | val | test |"
+    yield "| --- | --- | --- |"
+    yield f"| images | {' | '.join(str(of_head.get(s, {}).get('n', 0)) for s in SPLITS[1:])} |"
+    for key, name in FIGURES.items():
+        cells = [_cell(of_head.get(split, {}), key) for split in SPLITS[1:]]
+        if any(cells):
+            yield f"| {name} | {' | '.join(cells)} |"
+    for one in context.transfer:
+        if one["backbone"] == said["backbone"]:
+            yield ""
+            yield f"Against controls: {one['sentence']}."
+            if one["verdict"] == "hurts":
+                yield "**Raw pixels or random weights do better: do not use this model.**"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _cell(of_split: Mapping[str, Any], key: str) -> str:
+    if of_split.get(key) is None:
+        return ""
+    ends = of_split.get(f"{key}_ci95")
+    return f"{of_split[key]:.4f}" + (f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
 
 
-def _plain(value: object) -> str:
-    """Text within a table or a line of code."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")
-
-
-def _data(summary: Said, said: Said) -> Iterator[str]:
-    splits, classes = summary["splits"], said["classes"]
-    names = [name for name in ("train", "val", "test") if name in splits]
-    yield "## What it was made from"
+def _trust(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+    yield "## Probabilities and abstention"
     yield ""
-    yield f"| class | {' | '.join(names)} |"
-    yield f"| --- |{' --- |' * len(names)}"
-    for label in classes[:MOST_CLASSES]:
-        counts = [str(splits[name].get(label, 0)) for name in names]
-        yield f"| {_plain(label)} | {' | '.join(counts)} |"
-    totals = [str(sum(splits[name].values())) for name in names]
-    yield f"| all {len(classes)} | {' | '.join(totals)} |"
+    if not _known(said, parts):
+        yield "It gives labels alone: this head has no probabilities, and none were calibrated."
+    elif said["temperature"] is None:
+        yield "Probabilities are the head's own, not calibrated."
+    else:
+        yield f"Probabilities are brought to the right sharpness at temperature {said['temperature']:.4g},"
+        yield "found on the validation images (Guo 2017)."
+    wanted = said["abstention"]
+    if wanted.get("threshold") is not None:
+        yield f"For {wanted['wanted']:g} of the answers to be right it should say nothing where the highest"
+        yield f"probability is below {wanted['threshold']:.4f}, the lowest threshold that did on val."
+    elif wanted:
+        yield f"No threshold made {wanted['wanted']:g} of the answers on val right."
+    else:
+        yield "No threshold for abstaining was asked for (`wanted_precision`)."
+
+
+def _limits(said: Mapping[str, Any], context: Context) -> Iterator[str]:
+    yield "## Limits"
     yield ""
-    left_out = ", ".join(
-        f"{reason} {count}" for reason, count in sorted(summary["problems"].items())
-    )
-    yield f"{summary['images']} distinct images. Left out: {left_out or 'none'}."
-    yield from (f"* {note}" for note in summary["notes"])
+    yield f"* It answers with one of {len(said['classes'])} classes whatever the image shows. It has seen no image"
+    yield "  of anything else, and has no way to say so; a high probability is no sign that it knows."
+    yield "* The figures hold for images like those of test: same cameras, places, years, ways of labelling."
+    yield "  Nothing is known of others."
+    few = [
+        name
+        for name in said["classes"]
+        if context.data.get("splits", {}).get("test", {}).get(name, 0) < 10
+    ]
+    if few:
+        more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+        yield f"* Fewer than ten test images: {', '.join(few[:5])}{more}. Of these classes test says little."
+    yield "* Groups of people, places or devices were not looked at apart, unless"
+    yield "  `artifacts/evaluation/groups.csv` has them."
 
 
-def _limits(said: Said, summary: Said, transfers: list[Said]) -> Iterator[str]:
-    yield "## What it cannot know"
+def _origin(said: Mapping[str, Any]) -> Iterator[str]:
+    hashes, recipe = said["hashes"], said["preprocessing"]
+    yield "## Licence and origin"
     yield ""
-    yield (
-        f"* It answers with one of its {len(said['classes'])} classes whatever it is shown: a picture of none of them gets "
-        "a label too, often a sure one."
-    )
-    yield "* Its figures hold for images like those above. Other cameras, places or times were not tried, unless these had them."
-    least = min(
-        (sum(one.values()) for name, one in summary["splits"].items() if name == "test"), default=0
-    )
-    if least < 1000:
-        yield f"* There were {least} test images: read the interval, not the figure."
-    yield "* What was in the images that its network was pretrained on, and how people are shown there, it has learnt as well."
-    for one in transfers:
-        if one["backbone"] == said["backbone"] and "sentence" in one:
-            yield f"* Against raw pixels and random weights, on these images: {one['sentence']}."
+    yield f"* Weights: {said['weights']} of source {said['source']}. Licence: {said['licence']}."
+    yield "* The licence of the images is not known here; ask whoever gave them."
+    yield f"* Preprocessing: shorter side to {recipe['resize']}, {recipe['interpolation']}; centre crop of"
+    yield f"  {recipe['crop']}; test-time views: {said['tta'] or 'none'}. Mean and std are applied inside."
+    yield f"* Embeddings: fingerprint `{said['fingerprint']}`."
+    yield f"* sha256 of `model.onnx`: `{said['sha256']}`; of the frozen backbone: `{hashes['backbone']}`;"
+    yield f"  of the fitted head: `{hashes['head']}`; of the labels: `{hashes['labels']}`."
 
 
-def _running(said: Said) -> Iterator[str]:
-    recipe, tta = said["preprocessing"], said["tta"]
-    side = recipe["crop"]
-    views = {"flip": 2, "five_crop": 5, "ten_crop": 10}.get(tta)
-    sides = [*([views] if views else []), side, side, 3]
-    shape, count = ", ".join(map(str, sides)), (views or 1) * side * side * 3
+def _loading(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+    known = _known(said, parts)
+    classes = json.dumps(said["classes"], ensure_ascii=False)
+    record = dict(said)
     yield "## How to run it"
     yield ""
-    yield "`headstart predict --model model.onnx photo.jpg …` needs onnxruntime, numpy and Pillow alone. From Python:"
+    yield "With Headstart, which decodes every kind of image as in training:"
     yield ""
-    yield PYTHON
+    yield from ("```console", "$ headstart predict --model model.onnx photo.jpg", "```", "")
+    yield "Python with onnxruntime, numpy and Pillow. Images with transparency or 16 bits a channel"
+    yield "are decoded otherwise by `headstart predict`."
     yield ""
-    yield (
-        f"In any other program: decode to RGB (orientation applied, transparency on white), resize the shorter side to {recipe['resize']} pixels "
-        f"({recipe['interpolation']}), cut out the {side} x {side} in the middle, and give it as `uint8`, {shape}; the values are "
-        "normalised inside."
-        + (f" The {views} are the views `{tta}`, whose mean is taken inside." if views else "")
-    )
-    yield "`label` is a place in `classes` of model.json, which the file's metadata have as well."
+    yield from ("```python", *loading.python(record, known=known).splitlines(), "```", "")
+    yield "JavaScript, in browsers and in Node. What resizes an image there does it otherwise than Pillow,"
+    yield "and probabilities differ by a little."
     yield ""
-    listed = json.dumps(said["classes"][:MOST_CLASSES], ensure_ascii=False)
-    if len(said["classes"]) > MOST_CLASSES:
-        listed = 'json.load(open("model.json"))["classes"]'
-    filled = {"shape": shape, "count": count, "rank": len(sides) + 1}
-    for code in (
-        BARE.format(classes=listed, **filled),
-        CPP.format(**filled),
-        JAVASCRIPT.format(**filled),
-    ):
-        yield code
-        yield ""
+    yield from ("```js", *loading.javascript(record, classes, known=known).splitlines(), "```", "")
+    yield "C++:"
+    yield ""
+    yield from ("```cpp", *loading.cpp(record, known=known).splitlines(), "```")
 
 
-def _made_of(said: Said) -> Iterator[str]:
-    yield "## What it is made of"
-    yield ""
-    yield f"* Licence of the weights: {_plain(said['licence'])}. The images have theirs."
-    yield f"* Fingerprint of the embeddings: `{said['fingerprint']}`"
-    yield f"* sha256 of model.onnx: `{said['sha256']}`"
-    for name, digest in sorted(said["hashes"].items()):
-        if isinstance(digest, str):
-            yield f"* sha256 of the {name}: `{digest}`"
-    yield f"* Layers: {', '.join(said['layers'])}; before the head: {', '.join(said['enhance']) or 'nothing'}."
+def _known(said: Mapping[str, Any], parts: Parts) -> bool:
+    """Whether it gives probabilities."""
+    return said["temperature"] is not None or hasattr(parts.fitted.train_val, "predict_proba")

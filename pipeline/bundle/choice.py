@@ -1,80 +1,96 @@
-"""Which head is bundled: the one that params.yaml names, or the best by validation and those behind."""
+"""What is bundled: the head that params.yaml names, or the best by validation and those after it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import embeddings, frozen, heads
+from pipeline.embeddings import Embeddings
 from pipeline.errors import IntegrityError
+from pipeline.evaluation.results import check
 from pipeline.evaluation.summary import order
-from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES, Params
+from pipeline.frozen import FrozenBackbone
+from pipeline.heads import Fitted, Record
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A head of the run on a backbone of the run, by their names."""
+    """A head of a backbone, by their names."""
 
     backbone: str
     head: str
 
-    @property
-    def name(self) -> dict[str, str]:
-        """As model.json has it."""
-        return {"backbone": self.backbone, "head": self.head}
+    def __str__(self) -> str:
+        return f"{self.head} on {self.backbone}"
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What may be bundled. candidates: the first that ONNX can express is; named: it was asked for.
+class Parts:
+    """What a candidate's bundle is made of, each verified, and all made of one another."""
 
-    metrics: of each, as metrics.json has them.
-    """
+    backbone: FrozenBackbone
+    cached: Embeddings
+    fitted: Fitted
+    record: Record
 
-    candidates: tuple[Candidate, ...]
-    named: bool
-    metrics: Mapping[Candidate, Mapping[str, Any]]
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of those that the head sees, joined in this order."""
+        return tuple(self.record.layers) or self.cached.layers[:1]
 
-
-def choose(params: Params, metrics: Path) -> Choice:
-    """The candidates in order: by validation as `best` of metrics.json is, controls left out.
-
-    Raises IntegrityError where metrics.json has no figures of a head of the run.
-    """
-    table = _read(metrics)
-    known = {
-        Candidate(backbone, head): _figures(table, metrics, backbone, head)
-        for backbone in params.run.backbones
-        for head in params.run.heads
-    }
-    named = params.bundle
-    if named.backbone is not None and named.head is not None:
-        return Choice((Candidate(named.backbone, named.head),), named=True, metrics=known)
-    ranked = [one for one in known if not is_control(params, one)]
-    ranked.sort(key=lambda one: order(dict(known[one]), one.backbone, one.head))
-    return Choice(tuple(ranked), named=False, metrics=known)
+    @property
+    def dim(self) -> int:
+        """Length of the vectors that it sees."""
+        return sum(self.cached.of(layer).shape[1] for layer in self.layers)
 
 
-def is_control(params: Params, one: Candidate) -> bool:
-    """Whether it is there to be beaten."""
-    source, kind = params.backbones[one.backbone].source, params.heads[one.head].kind
-    return source in CONTROL_SOURCES or kind in CONTROL_KINDS
-
-
-def _read(path: Path) -> Any:
+def figures(artifacts: Path) -> dict[str, Any]:
+    """What metrics.json has. Raises IntegrityError."""
+    path = artifacts / "evaluation" / "metrics.json"
     try:
-        return json.loads(path.read_bytes())
+        return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run 'dvc repro evaluate'") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro -f evaluate'") from None
 
 
-def _figures(table: Any, path: Path, backbone: str, head: str) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = table[backbone][head]
-    except (KeyError, TypeError):
+def candidates(
+    artifacts: Path, backbones: Sequence[str], head_names: Sequence[str]
+) -> list[Candidate]:
+    """Every head of the run that is no control, the best by validation first."""
+    known = figures(artifacts)
+
+    def place(one: Candidate) -> tuple[float, float, str, str]:
+        return order(known.get(one.backbone, {}).get(one.head, {}), one.backbone, one.head)
+
+    return sorted(_contenders(artifacts, backbones, head_names), key=place)
+
+
+def _contenders(
+    artifacts: Path, backbones: Sequence[str], head_names: Sequence[str]
+) -> Iterator[Candidate]:
+    for name in backbones:
+        if frozen.read(artifacts / "backbones" / name).fields["source"] in CONTROL_SOURCES:
+            continue
+        for head in head_names:
+            if heads.load_record(artifacts / "heads" / name, head).kind not in CONTROL_KINDS:
+                yield Candidate(name, head)
+
+
+def read(artifacts: Path, candidate: Candidate) -> Parts:
+    """Its files. Raises IntegrityError where one is not what its record, or another's, says."""
+    folder = artifacts / "heads" / candidate.backbone
+    backbone = frozen.load(artifacts / "backbones" / candidate.backbone)
+    cached = embeddings.open(artifacts / "embeddings" / f"{candidate.backbone}.h5")
+    if cached.fingerprint != backbone.fingerprint:
         raise IntegrityError(
-            f"{path} has no figures of {head} on {backbone}; run 'dvc repro -f evaluate'"
-        ) from None
-    return found
+            f"{backbone.folder}: fingerprint is {backbone.fingerprint}, the embeddings have "
+            f"{cached.fingerprint}; run 'dvc repro extract@{candidate.backbone}'"
+        )
+    fitted, record = heads.load(folder, candidate.head)
+    check(folder / candidate.head, record, cached)
+    return Parts(backbone, cached, fitted, record)

@@ -1,159 +1,197 @@
-"""Before a bundle is written: its head is scikit-learn's on every cached row, its backbone the frozen one."""
+"""What shows that a bundle says what scikit-learn and the frozen backbone say, before it is kept."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime
 from threadpoolctl import threadpool_limits
 
-from pipeline import features, frozen, prediction, runtimes
-from pipeline.bundle.graph import EMBEDDING, IMAGES, LABEL, PROBABILITIES
+from pipeline import features, frozen
+from pipeline.bundle.choice import Parts
+from pipeline.bundle.graph import EMBEDDING, IMAGES
 from pipeline.bundle.nodes import Inexpressible
-from pipeline.embeddings import Embeddings
-from pipeline.errors import IntegrityError
-from pipeline.frozen import FrozenBackbone
-from pipeline.images.views import Views
+from pipeline.features import Vectors
+from pipeline.frozen import TOLERANCE as DRIFT
+from pipeline.outputs import layers_of, separated, views_of
+from pipeline.prediction import predict
+from pipeline.runtimes import onnx
 from pipeline.runtimes.sessions import open_session
 
-LINEAR = ("logistic", "linear_svm", "ridge", "lda", "nearest_mean", "dummy")
-"""Kinds whose probabilities follow from planes: rounding has little to grow by."""
+if TYPE_CHECKING:
+    import onnxruntime
 
+LINEAR = ("logistic", "linear_svm", "ridge", "lda")
 TOLERANCE = {True: 1e-5, False: 1e-4}
-"""By whether a head is linear: how far a probability may lie from scikit-learn's."""
+"""How far a probability may lie from scikit-learn's, of kinds that are linear and that are not."""
 
-ROWS = 2048
-"""Cached rows compared at a time."""
+UNDECIDED = 1e-3
+"""Share of the rows, and one more, on which scikit-learn itself may say two things."""
 
-Rows = npt.NDArray[np.int64]
+BLOCK, PASS = 4096, 512
+"""Rows of which scikit-learn is asked at once, and onnxruntime."""
+
+BATCH = 4
+"""Images a pass, as extraction has them in its plainest way."""
+
+Codes = npt.NDArray[np.int64]
+Known = npt.NDArray[np.float64] | None
+Answers = tuple[Codes, Known]
 
 
-@dataclass(frozen=True)
-class Proof:
-    """What was compared. rows: cached vectors; labels: of how many the label was the same.
-
-    probability: the largest difference of one; ties: rows whose two likeliest classes lie closer
-    together than the tolerance, of which the label may be either.
+@dataclass
+class Figures:
+    """rows: that were compared; most: the largest |dp| of them; labels: that differ, between
+    classes as probable as each other; undecided: rows of which scikit-learn says one thing in
+    float32 and another in float64, and the bundle one of the two.
     """
 
-    rows: int
-    labels: int
-    ties: int
-    probability: float
     tolerance: float
+    rows: int = 0
+    most: float = 0.0
+    labels: int = 0
+    undecided: int = 0
 
-    @property
-    def holds(self) -> bool:
-        """Whether the two are equal."""
-        return self.labels + self.ties >= self.rows and self.probability <= self.tolerance
-
-    @property
-    def sentence(self) -> str:
-        """What is wrong where it does not hold."""
-        return (
-            f"in ONNX {self.rows - self.labels} of {self.rows} cached rows have another label and a "
-            f"probability lies {self.probability:.1e} from scikit-learn's, more than {self.tolerance:g}"
-        )
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
 
 
-def of_head(
-    model: onnx.ModelProto,
-    classifier: Any,
-    temperature: float | None,
-    cached: Embeddings,
-    layers: tuple[str, ...],
-    *,
-    linear: bool,
-) -> Proof:
-    """Compare a head's graph with its pipeline, on every row of the embeddings file.
-
-    linear: its kind is in LINEAR. Raises Inexpressible where onnxruntime does not run it.
-    """
-    session = _session(model.SerializeToString())
-    tolerance, worst = TOLERANCE[linear], 0.0
-    total, labels, ties = len(cached.sha256), 0, 0
-    for start in range(0, total, ROWS):
-        rows = np.arange(start, min(start + ROWS, total))
-        X = features.gather(cached, layers, [(rows, 0)])
-        made = dict(
-            zip(
-                (one.name for one in session.get_outputs()),
-                session.run(None, {EMBEDDING: X}),
-                strict=True,
-            )
-        )
-        with threadpool_limits(1):
-            codes, known = prediction.predict(classifier, X, temperature)
-        same = made[LABEL] == codes
-        close = _close(known, classifier, X, tolerance) & ~same
-        labels, ties = labels + int(same.sum()), ties + int(close.sum())
-        if known is not None:
-            worst = max(worst, _furthest(made.get(PROBABILITIES), known))
-    return Proof(total, labels, ties, worst, tolerance)
+def tolerance_of(kind: str) -> float:
+    """The largest |dp| that a kind of head may show."""
+    return TOLERANCE[kind in LINEAR]
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def session_of(content: bytes) -> "onnxruntime.InferenceSession":
+    """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
     try:
         return open_session(content, "cpu")
-    except Exception as error:  # noqa: BLE001 - onnxruntime has no class of its own for these
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
+
+
+def against_scikit_learn(content: bytes, parts: Parts, rows: npt.NDArray[np.int64]) -> Figures:
+    """A head's graph on these rows of the cached embeddings. Raises Inexpressible, with the figure."""
+    session, found = session_of(content), Figures(tolerance_of(parts.record.kind))
+
+    def said(X: Vectors) -> Answers:
+        return _joined([_run(session, EMBEDDING, some)[:2] for some in _split(X, PASS)])
+
+    for some in _split(rows, BLOCK):
+        X = features.gather(parts.cached, parts.layers, [(some, 0)])
+        _compare(X, said(X), parts, found)
+    if found.undecided > 1 + UNDECIDED * found.rows:
         raise Inexpressible(
-            f"onnxruntime does not run it: {' '.join(str(error).split())}"
-        ) from None
-
-
-def _furthest(made: npt.NDArray[np.float32] | None, known: npt.NDArray[np.float64]) -> float:
-    """The largest difference; infinite where the graph says none, or says NaN."""
-    if made is None or made.shape != known.shape or not np.isfinite(made).all():
-        return float("inf")
-    return float(np.abs(made - known).max(initial=0.0))
-
-
-def _close(
-    known: npt.NDArray[np.float64] | None, classifier: Any, X: features.Vectors, tolerance: float
-) -> npt.NDArray[np.bool_]:
-    """(N,) bool: whether the two likeliest classes are as good as equal."""
-    said = prediction.logits(classifier, X) if known is None else known
-    scale = 1.0 if known is not None else float(np.abs(said).max(initial=0.0)) or 1.0
-    top = np.sort(said, axis=1)[:, -2:]
-    return np.asarray(top[:, 1] - top[:, 0] <= tolerance * scale)
-
-
-def of_whole(content: bytes, backbone: FrozenBackbone, layers: tuple[str, ...]) -> frozen.Drift:
-    """Compare a bundle's embeddings of the probe's images with the frozen backbone's.
-
-    Raises IntegrityError where they drift further apart than two machines may.
-    """
-    tta = backbone.fields.get("tta")
-    views = Views(tta=None if tta is None else str(tta))
-    pixels = frozen.probe_pixels(backbone.preprocessing, views)
-    given = pixels if tta is None else pixels.reshape(-1, len(views), *pixels.shape[1:])
-    session = open_session(content, "cpu")
-    made = np.concatenate(
-        [session.run([EMBEDDING], {IMAGES: given[at : at + 1]})[0] for at in range(len(given))]
-    )
-    expected = _expected(backbone, layers, pixels, views)
-    what = f"{backbone.folder} in the bundle"
-    return frozen.check_drift(
-        made, expected, precision=str(backbone.fields["precision"]), what=what
-    )
-
-
-def _expected(
-    backbone: FrozenBackbone, layers: tuple[str, ...], pixels: Any, views: Views
-) -> frozen.Vectors:
-    """(K, D) float32: what a head would see of the probe's images by way of the cache."""
-    from pipeline.outputs import layers_of, separated
-
-    wanted = [one for one in backbone.outputs if not one.view]
-    runtime = runtimes.load(backbone, device="cpu", layers=layers_of(wanted))
-    parts = separated(runtime.embed(pixels), wanted, views, backbone.dims)
-    names = [layer.tap.name for layer in backbone.layers]
-    by_name = {names[one.number]: part for one, part in parts.items()}
-    stored = [by_name[name].astype(backbone.storage).astype(np.float32) for name in layers]
-    if not all(np.isfinite(one).all() for one in stored):
-        raise IntegrityError(
-            f"{backbone.folder} makes numbers of the probe that float16 cannot hold"
+            f"in float32 its answer is open for {found.undecided} of {found.rows} cached rows"
         )
-    return features.joined(stored)
+    return found
+
+
+def against_runtime(content: bytes, parts: Parts) -> dict[str, Any]:
+    """The whole bundle on the probe's images. Raises Inexpressible, with the figure.
+
+    Its embedding is compared with what the frozen backbone's runtime gives, its answers with what
+    scikit-learn says of that embedding.
+    """
+    wanted, pixels = _of_probe(parts)
+    session = session_of(content)
+    runs = [_run(session, IMAGES, some) for some in _split(pixels, BATCH)]
+    embedding = np.concatenate([made[-1] for made in runs])
+    drift = frozen.drift(embedding, wanted)
+    least, most = DRIFT[str(parts.backbone.fields["precision"])]
+    spacing = 0.0 if parts.backbone.storage == "float32" else 2.0**-10  # of float16, by size
+    root = np.sqrt(np.square(wanted, dtype=np.float64).mean())
+    near = np.abs(embedding - wanted) <= most * root + spacing * np.abs(wanted)
+    if not (drift.cosine >= least and near.all()):
+        raise Inexpressible(
+            f"its embedding of the probe is not the backbone's: cosine {drift.cosine:.6f}, "
+            f"max |d| / RMS {drift.relative:.1e}"
+        )
+    figures = Figures(tolerance_of(parts.record.kind))
+    _compare(embedding, _joined([made[:-1] for made in runs]), parts, figures)
+    same = bool(np.array_equal(embedding, wanted))
+    return {**figures.as_dict(), **vars(drift), "same_bits": same}
+
+
+def _of_probe(parts: Parts) -> tuple[Vectors, npt.NDArray[np.uint8]]:
+    """What the runtime makes of the probe's images, as the head sees it, and their pixels."""
+    backbone = parts.backbone
+    numbers = {tap.name: number for number, tap in enumerate(backbone.taps)}
+    clean = {one.number: one for one in backbone.outputs if not one.view}
+    outputs = [clean[numbers[layer]] for layer in parts.layers]
+    views = views_of(outputs)
+    pixels = frozen.probe_pixels(backbone.preprocessing, views)
+    made = onnx.load(backbone, "cpu", layers=layers_of(outputs)).embed(pixels)
+    by_layer = separated(made, outputs, views, backbone.dims)
+    vectors = [by_layer[one].astype(backbone.storage).astype(np.float32) for one in outputs]
+    wanted = np.hstack([features.unit(one) for one in vectors]) if vectors[1:] else vectors[0]
+    return wanted, pixels.reshape(-1, len(views), *pixels.shape[1:]) if views.tta else pixels
+
+
+def _split(values: Any, size: int) -> Iterator[Any]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
+    try:
+        return list(session.run(None, {name: values}))
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
+
+
+def _joined(runs: list[list[Any]]) -> Answers:
+    labels = np.concatenate([made[0] for made in runs])
+    return labels, np.concatenate([made[1] for made in runs]) if len(runs[0]) > 1 else None
+
+
+def _compare(X: Vectors, said: Answers, parts: Parts, found: Figures) -> None:
+    """Add to the figures what a bundle said of (N, D). Raises Inexpressible where it is not right."""
+    ask: Callable[[Any], Answers] = lambda vectors: predict(  # noqa: E731
+        parts.fitted.train_val, vectors, parts.fitted.temperature
+    )
+    with threadpool_limits(1):  # the same bits whatever the machine's cores
+        wanted = ask(X)
+        off = _off(said, wanted, found.tolerance)
+        where = np.flatnonzero(off)
+        again = ask(X[where].astype(np.float64)) if len(where) else wanted
+    found.rows += len(X)
+    found.undecided += len(where)
+    if len(where) and _off(_of(said, where), again, found.tolerance).any():
+        raise Inexpressible(_unproven(_of(said, where), again, found.tolerance))
+    kept = _of(said, ~off), _of(wanted, ~off)
+    found.labels += int((kept[0][0] != kept[1][0]).sum())
+    found.most = max(found.most, _most(*kept))
+
+
+def _off(said: Answers, wanted: Answers, tolerance: float) -> npt.NDArray[np.bool_]:
+    """Which rows a bundle has wrong."""
+    (labels, known), (others, expected) = said, wanted
+    if known is None or expected is None:
+        return np.asarray((labels != others) | (known is not expected))
+    two = np.sort(expected, axis=1)[:, -2:]
+    told_apart = two[:, -1] - two[:, 0] >= tolerance
+    near = np.abs(known - expected).max(axis=1) <= tolerance  # False where one is NaN
+    return np.asarray(~near | (told_apart & (labels != others)))
+
+
+def _of(answers: Answers, rows: Any) -> Answers:
+    labels, known = answers
+    return labels[rows], None if known is None else known[rows]
+
+
+def _most(said: Answers, wanted: Answers) -> float:
+    if said[1] is None or wanted[1] is None or not len(said[0]):
+        return 0.0
+    return float(np.abs(said[1] - wanted[1]).max())
+
+
+def _unproven(said: Answers, wanted: Answers, tolerance: float) -> str:
+    if said[1] is None or wanted[1] is None:
+        return f"{(said[0] != wanted[0]).sum()} labels of it are not scikit-learn's"
+    return (
+        f"its probabilities lie {_most(said, wanted):.1e} from scikit-learn's, at most "
+        f"{tolerance:g} is allowed"
+    )

@@ -1,87 +1,88 @@
-"""What a bundle says of itself: model.json, and the file's metadata."""
+"""What a bundle says of itself: in the metadata of model.onnx, and in model.json beside it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import features, files
-from pipeline.bundle.choice import Candidate, Choice
-from pipeline.embeddings import Embeddings
-from pipeline.frozen import FrozenBackbone
-from pipeline.heads import Fitted, Record
+from pipeline import features, files, frozen
+from pipeline.bundle.choice import Candidate, Parts
 
 FORMAT_VERSION = 1
-FILE = "model.onnx"
+FILE, RECORD, CARD = "model.onnx", "model.json", "README.md"
 
-FIGURES = ("accuracy", "accuracy_ci95", "n", "log_loss", "log_loss_ci95", "ece", "ece_ci95")
-"""Of metrics.json, what goes with the model."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a bundle is made of. layers: that the head sees; dim: of what it sees."""
-
-    artifacts: Path
-    backbone: FrozenBackbone
-    fitted: Fitted
-    head: Record
-    cached: Embeddings
-    layers: tuple[str, ...]
-    dim: int
+METRICS = ("accuracy", "accuracy_ci95", "n", "log_loss", "ece")
+ABSTENTION = ("wanted", "threshold", "sure")
 
 
-def of(parts: Parts, one: Candidate, choice: Choice) -> dict[str, Any]:
-    """The record of a bundle, without `file` and `sha256`, which only model.json can have."""
-    backbone, fields, head = parts.backbone, parts.backbone.fields, parts.head
-    seen = features.fingerprints(parts.cached, parts.layers, 0)
-    metrics = choice.metrics[one]
+def record_of(
+    parts: Parts, artifacts: Path, known: Mapping[str, Any], skipped: Sequence[Mapping[str, str]]
+) -> dict[str, Any]:
+    """The record of a bundle. known: what metrics.json has; skipped: see `none_of`."""
+    backbone, said, fields = parts.backbone, parts.record, parts.backbone.fields
+    of_head = known.get(backbone.name, {}).get(said.head, {})
     return {
-        **_frame(choice),
-        **one.name,
-        "kind": head.kind,
-        "source": fields["source"],
+        "format_version": FORMAT_VERSION,
+        "backbone": backbone.name,
+        "head": said.head,
+        "kind": said.kind,
+        "source": str(fields["source"]),
         "fingerprint": backbone.fingerprint,
-        "fingerprints": seen,
+        "fingerprints": features.fingerprints(parts.cached, parts.layers, 0),
         "layers": list(parts.layers),
         "dim": parts.dim,
         "storage": backbone.storage,
-        "precision": fields["precision"],
-        "runtime": fields["runtime"],
+        "precision": str(fields["precision"]),
+        "runtime": str(fields["runtime"]),
         "classes": list(parts.fitted.classes),
-        "probabilities": parts.fitted.temperature is not None
-        or hasattr(parts.fitted.train_val, "predict_proba"),
-        "preprocessing": fields["preprocessing"],
+        "preprocessing": backbone.preprocessing.as_dict(),
         "tta": fields.get("tta"),
-        "pixel_probe": fields["pixel_probe"],
-        "enhance": head.enhance,
+        "pixel_probe": frozen.pixel_probe(backbone.preprocessing),
+        "enhance": list(said.enhance),
         "temperature": parts.fitted.temperature,
-        "abstention": _threshold(head.abstention),
+        "abstention": {key: said.abstention[key] for key in ABSTENTION if key in said.abstention},
         "licence": backbone.licence,
         "weights": backbone.weights,
-        "metrics": {split: _figures(metrics.get(split, {})) for split in ("val", "test")},
-        "hashes": {
-            "backbone": backbone.file_sha256,
-            "head": head.sha256,
-            "labels": files.sha256_of(parts.artifacts / "dataset" / "labels.parquet"),
-            "embeddings": {name: parts.cached.attributes["sha256"][name] for name in seen},
-        },
+        "metrics": {split: _small(of_head.get(split, {})) for split in ("val", "test")},
+        "hashes": _hashes(parts, artifacts),
+        "best": best_of(Candidate(backbone.name, said.head), skipped),
+        "skipped": [dict(one) for one in skipped],
     }
 
 
-def of_nothing(choice: Choice) -> dict[str, Any]:
-    """The record where no candidate can be bundled."""
-    nothing = ("backbone", "head", "fingerprint")
-    return {**_frame(choice), **dict.fromkeys(nothing), "classes": []}
+def none_of(reason: str, skipped: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """What model.json says where nothing is bundled.
+
+    skipped: backbone, head and reason of each that was better and that ONNX cannot express.
+    """
+    return {
+        "format_version": FORMAT_VERSION,
+        "file": None,
+        "sha256": None,
+        "backbone": None,
+        "head": None,
+        "reason": reason,
+        "best": best_of(None, skipped),
+        "skipped": [dict(one) for one in skipped],
+    }
 
 
-def _frame(choice: Choice) -> dict[str, Any]:
-    best = choice.candidates[0].name if choice.candidates else None
-    return {"format_version": FORMAT_VERSION, "best": best, "skipped": []}
+def best_of(made: Candidate | None, skipped: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
+    """The first that was tried."""
+    if skipped:
+        return {key: skipped[0][key] for key in ("backbone", "head")}
+    return None if made is None else {"backbone": made.backbone, "head": made.head}
 
 
-def _figures(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in FIGURES if name in given}
+def _small(of_split: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: of_split[key] for key in METRICS if key in of_split}
 
 
-def _threshold(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in ("wanted", "threshold", "sure") if name in given}
+def _hashes(parts: Parts, artifacts: Path) -> dict[str, Any]:
+    digests = parts.cached.attributes["sha256"]
+    seen = features.fingerprints(parts.cached, parts.layers, parts.record.views)
+    return {
+        "backbone": parts.backbone.file_sha256,
+        "head": parts.record.sha256,
+        "labels": files.sha256_of(artifacts / "dataset" / "labels.parquet"),
+        "embeddings": {name: digests[name] for name in sorted([*seen, "sha256"])},
+    }
