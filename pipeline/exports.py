@@ -88,7 +88,8 @@ def export(
     to: a key of EXPORTS; labels: what `tables.join` takes: then a row a path of an image that it
     lists. Equal input gives equal bytes. Raises ConfigurationError and InputError as it does.
     """
-    if path.exists() and path.samefile(str(cached.of(layer, view).filename)):  # type: ignore[attr-defined]
+    vectors: Any = cached.of(layer, view)
+    if path.exists() and path.samefile(vectors.filename):
         raise ConfigurationError(f"{path} is the file to be exported; give another --output")
     joined = None if labels is None else tables.join(cached, labels)
     rows = np.arange(len(cached.sha256)) if joined is None else joined.rows

@@ -61,8 +61,9 @@ class Known:
     def neighbor(self, sha256: str, distance: float) -> Neighbor:
         """What is known of a cached image; it may have lost its label since it was embedded."""
         wanted = np.array(sha256, "S64")
-        ends = [np.searchsorted(self._labels.sha256, wanted, end) for end in ("left", "right")]
-        rows = self._labels.where(np.arange(*ends))
+        left = int(np.searchsorted(self._labels.sha256, wanted))
+        right = int(np.searchsorted(self._labels.sha256, wanted, "right"))
+        rows = self._labels.where(np.arange(left, right))
         if not len(rows.path):
             return Neighbor(sha256, distance)
         return Neighbor(sha256, distance, tuple(rows.path), rows.label[0], str(rows.split[0]))

@@ -21,7 +21,7 @@ from pipeline.neighbors.exact import Floats, Rows, blocks
 CELL_ROWS = 64
 """Rows a cell that means are found from; fewer make worse cells."""
 
-PROBED = 0.06
+PROBED = 0.25
 """Share of the cells that are looked into, at least LEAST of them."""
 
 LEAST = 16
