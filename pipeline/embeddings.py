@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,7 @@ class Embeddings:
         return taken
 
 
-def _tables() -> ModuleType:
+def _tables() -> Any:
     """What no stage calls, and so must be no dep of one: an edit would run every stage again."""
     return import_module("pipeline.tables")
 
@@ -198,8 +197,9 @@ def _checked(backbone: FrozenBackbone, dim: int, blocks: Iterable[Array]) -> Ite
         yield block
 
 
-def open(path: Path) -> Embeddings:
+def open(path: Path | str) -> Embeddings:
     """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
+    path = Path(path)
     if path.exists() and not hdf5.is_sealed(path):
         raise IntegrityError(_complaint(path))
     return _opened(path, _plain(path), trusted=True)

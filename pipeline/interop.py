@@ -84,7 +84,7 @@ def torch_dataset(
     vectors and maps the file anew in each worker of a DataLoader.
     Raises IntegrityError, ConfigurationError and InputError as what it calls does.
     """
-    cached = embeddings.open(Path(path))
+    cached = embeddings.open(path)
     found = tables.join(cached, labels, split=split)
     names = tuple(sorted(set(found.label)) if classes is None else classes)
     if strange := sorted(set(found.label) - set(names)):
@@ -168,7 +168,7 @@ def dask_array(
         raise ConfigurationError(
             "dask is not installed; run 'python -m pip install dask[array]'"
         ) from None
-    cached = embeddings.open(Path(path))
+    cached = embeddings.open(path)
     place = _place(cached, layer, view)
     height = rows or max(1, CHUNK_BYTES // (place.shape[1] * place.dtype.itemsize))
     return da.from_array(

@@ -150,11 +150,20 @@ def test_index__clustered_vectors__are_nearly_all_found(tmp_path):
     assert hits >= 0.97 * 500
 
 
-def make_extracted(folder: Path) -> Project:
-    """36 photos on raw pixels, embedded, nothing trained; one of them lies at two paths."""
+def make_extracted(folder: Path, name: str = "raw") -> Project:
+    """36 photos on raw pixels, embedded, nothing trained; one of them lies at two paths.
+
+    name: of the backbone.
+    """
     made = make_pixel_project(folder)
     shutil.copy(made.folder / "photos/cat/000.png", made.folder / "photos/cat/copy.png")
-    for stage in (["prepare"], ["freeze", "raw"], ["extract", "raw"]):
+
+    def call(params):
+        params["backbones"][name] = {"source": "pixels"}
+        params["run"]["backbones"] = [name]
+
+    made.edit(call)
+    for stage in (["prepare"], ["freeze", name], ["extract", name]):
         done = made.stage(*stage)
         assert done.code == 0, done.text
     return made
