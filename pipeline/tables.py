@@ -4,7 +4,7 @@ No stage imports it; `Embeddings.frame` and `Embeddings.labelled` call it.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,10 +163,7 @@ def _of_split(said: str, table: dict[str, Texts], split: str | None) -> npt.NDAr
 
 def _digests(said: str, values: Texts) -> Digests:
     lower = [value.lower() for value in values]
-    for value in _odd(lower):
-        raise InputError(f"{said}: sha256 is {value[:70]!r}; write 64 hex digits")
+    odd = next((value for value in lower if not files.is_digest(value)), None)
+    if odd is not None:
+        raise InputError(f"{said}: sha256 is {odd[:70]!r}; write 64 hex digits")
     return digests(lower)
-
-
-def _odd(values: list[str]) -> Iterator[str]:
-    return (value for value in values if not files.is_digest(value))

@@ -150,16 +150,16 @@ def test_index__clustered_vectors__are_nearly_all_found(tmp_path):
     assert hits >= 0.97 * 500
 
 
-def make_extracted(folder: Path, name: str = "raw") -> Project:
+def make_extracted(folder: Path, name: str = "raw", **entry) -> Project:
     """36 photos on raw pixels, embedded, nothing trained; one of them lies at two paths.
 
-    name: of the backbone.
+    name, entry: of the backbone.
     """
     made = make_pixel_project(folder)
     shutil.copy(made.folder / "photos/cat/000.png", made.folder / "photos/cat/copy.png")
 
     def call(params):
-        params["backbones"][name] = {"source": "pixels"}
+        params["backbones"][name] = {"source": "pixels", **entry}
         params["run"]["backbones"] = [name]
 
     made.edit(call)
@@ -222,6 +222,17 @@ def test_command__photo_that_is_not_cached__gets_the_vector_of_extraction(ask, p
     nearest = answer["neighbors"][0]
     assert nearest["paths"] == ["owl/005.png"]
     assert nearest["distance"] == pytest.approx(0, abs=1e-12)
+
+
+def test_command__views_averaged__are_averaged_of_a_photo_too(tmp_path, monkeypatch, capsys):
+    project = make_extracted(tmp_path / "project", tta="ten_crop", storage="float32")
+    Image.open(project.folder / "photos/owl/005.png").save(tmp_path / "new.bmp")
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(SystemExit):
+        main(["neighbors", str(tmp_path / "new.bmp"), "-k", "1", "--format", "jsonl"])
+    (nearest,) = lines(capsys.readouterr().out)[0]["neighbors"]
+    assert nearest["paths"] == ["owl/005.png"]
+    assert nearest["distance"] < 1e-12
 
 
 def test_command__table__says_label_split_path_and_copies(ask):
