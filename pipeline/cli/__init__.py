@@ -3,10 +3,12 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pipeline.cli.commands import heads as heads_command
-from pipeline.cli.commands.predict import add as add_predict  # not its module: a name of ours
+from pipeline.cli.commands.embeddings import add as add_embeddings  # not the module: a name of ours
+from pipeline.cli.commands.heads import add as add_heads
+from pipeline.cli.commands.neighbors import add as add_neighbors
+from pipeline.cli.commands.predict import add as add_predict
 from pipeline.errors import exit_status, hear_interrupts
 
 
@@ -55,9 +57,10 @@ def parser() -> argparse.ArgumentParser:
     results.set_defaults(run=_results)
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
-    heads_command.add(commands)
+    add_embeddings(commands)
+    add_heads(commands)
     add_predict(commands)
-    _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
+    add_neighbors(commands)
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
 
@@ -102,18 +105,6 @@ def _images(text: str) -> int:
     if not text.isdecimal() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text} is no number of images, 2 or more")
     return int(text)
-
-
-def _add_embeddings(group: argparse.ArgumentParser) -> None:
-    actions = group.add_subparsers(required=True, metavar="ACTION")
-    texts: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
-        "info": ("print what a file says of itself, as JSON", _embeddings_info),
-        "verify": ("check every byte of a file; exit 0 or 4", _embeddings_verify),
-    }
-    for name, (text, run) in texts.items():
-        action = actions.add_parser(name, help=text)
-        action.add_argument("file", help="an embeddings file, as under artifacts/embeddings/")
-        action.set_defaults(run=run)
 
 
 def _add_store(group: argparse.ArgumentParser) -> None:
@@ -206,18 +197,6 @@ def _rank(arguments: argparse.Namespace) -> int:
         most=arguments.images,
         as_json=arguments.json,
     )
-
-
-def _embeddings_info(arguments: argparse.Namespace) -> int:
-    from pipeline.cli import embeddings
-
-    return embeddings.info(arguments.file)
-
-
-def _embeddings_verify(arguments: argparse.Namespace) -> int:
-    from pipeline.cli import embeddings
-
-    return embeddings.verify(arguments.file)
 
 
 def _store_info(arguments: argparse.Namespace) -> int:
