@@ -52,7 +52,7 @@ def frame(cached: Embeddings, *, layer: str | None = None, view: int = 0) -> Any
     Raises ConfigurationError where pandas is not installed, or there is no such layer or view.
     """
     try:
-        import pandas as pd  # type: ignore[import-untyped]
+        import pandas as pd
     except ImportError:
         raise ConfigurationError(
             "pandas is not installed; run 'python -m pip install pandas'"
