@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 from pipeline.cli.commands import heads as heads_command
 from pipeline.cli.commands.predict import add as add_predict  # not its module: a name of ours
+from pipeline.cli.streams import settle
 from pipeline.errors import exit_status, hear_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, exit; see `pipeline.errors` for the exit codes."""
+    settle()
     hear_interrupts()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(_spelled_out(words))
