@@ -74,10 +74,11 @@ class FrozenBackbone(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         if rows:
             problems += self._embed(rows, paths, made, folder, project)
         if problems and self.failed == "raise":
-            first = min(problems, key=lambda one: paths.index(f"/{one.path}"))
+            place = {path: at for at, path in enumerate(dict.fromkeys(paths))}
+            first = min(problems, key=lambda one: place[f"/{one.path}"])
             why = f"{first.reason}: {first.detail}" if first.detail else first.reason
             raise InputError(
-                f"{len(problems)} of {len(set(paths))} images cannot be embedded, the first is "
+                f"{len(problems)} of {len(place)} images cannot be embedded, the first is "
                 f"/{first.path} ({why}); leave them out, or say failed='nan'"
             )
         return made
@@ -142,6 +143,8 @@ class FrozenBackbone(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def _store(self, project: Project | None) -> Path:
         if self.store is not None:
+            if not os.fspath(self.store):
+                raise ConfigurationError("store is ''; name a folder, or None for the usual one")
             return Path(os.path.abspath(os.path.expanduser(self.store)))
         if project is not None:
             return project.store

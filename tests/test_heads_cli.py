@@ -8,19 +8,24 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cli, dataset, embeddings, files, heads, selection
+from pipeline import cli, dataset, embeddings, evaluation, files, frozen, heads, selection
+from pipeline.cli.store import intake
 from pipeline.evaluation.results import evaluate
 from pipeline.extraction import Places, extract
 from pipeline.formats import FORMATS
 from pipeline.params import ExecutionParams, HeadParams, SplitParams
 from pipeline.preparation import prepare, write
+from pipeline.store import Store
 from tests.conftest import make_photos
 from tests.frozen_fixtures import pixels
+from tests.test_head_layers import BLURRED, SHARP, fit
+from tests.test_layers import freeze, weights
 from tests.test_transformer import PARAMS
 
-__all__ = ["pixels"]
+__all__ = ["freeze", "pixels", "weights"]
 
 HEAD = "artifacts/heads/raw/logistic"
 
@@ -207,6 +212,65 @@ def test_predict__record_that_is_no_record(project, capsys):
     assert run(capsys, "heads", "predict", HEAD)[0] == 4
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layers": 5},
+        {"layers": [5]},
+        {"fingerprints": []},
+        {"fingerprints": {"embeddings": None}},
+        {"backbone": 3},
+        {"classes": None},
+        {"rows": {"train": "many"}},
+    ],
+    ids=str,
+)
+def test_predict__record_of_other_types__is_one_line(project, capsys, wrong):
+    path = Path(f"{HEAD}.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    code, out, err = run(capsys, "heads", "predict", HEAD)
+    assert (code, out, err.count("\n")) == (4, "", 1)
+    assert f"is damaged ({next(iter(wrong))} is " in err
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "null", "\ufeff{}"])
+def test_show__record_that_json_cannot_be__is_one_line(project, capsys, content):
+    Path(f"{HEAD}.json").write_text(content)
+    code, _, err = run(capsys, "heads", "show", HEAD)
+    assert (code, err.count("\n")) == (4, 1)
+
+
+@pytest.mark.parametrize("head", ["", ".", "/", "..", "artifacts/heads/raw"])
+def test_show__what_names_no_head__is_one_line(project, capsys, head):
+    code, _, err = run(capsys, "heads", "show", head)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "give the path of a head" in err
+
+
+@pytest.mark.parametrize("layers", [["b", "a"], "best", "all"], ids=str)
+def test_predict__head_of_several_layers_and_views__says_what_evaluate_says(
+    tmp_path, capsys, layers
+):
+    seen = {"a": SHARP, "b": BLURRED}
+    fit(tmp_path, seen, seen, views=True, layers=layers)
+    results = evaluation.evaluate(tmp_path / "artifacts", ["toy"], ["mine"])
+    evaluation.write(tmp_path / "artifacts/evaluation", results)
+    told = pq.read_table(tmp_path / "artifacts/evaluation/predictions.parquet").to_pylist()
+    code, out, _ = run(
+        capsys, "heads", "predict", tmp_path / "artifacts/heads/toy/mine", "--trust-pickle",
+        "--embeddings", tmp_path / "artifacts/embeddings/toy.h5", "--format", "jsonl",
+        "--labels", tmp_path / "artifacts/dataset/labels.parquet", "--split", "test",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in out.splitlines()]
+    wanted = [row for row in told if row["split"] == "test"]
+    columns = ("path", "sha256", "label", "prediction", "probability")
+    assert code == 0
+    assert len(rows) == 30
+    assert sorted([row[name] for name in columns] for row in rows) == sorted(
+        [row[name] for name in columns] for row in wanted
+    )
+
+
 def test_predict__without_its_joblib(project, capsys):
     Path(f"{HEAD}.joblib").unlink()
     code, _, err = run(capsys, "heads", "predict", HEAD)
@@ -241,8 +305,6 @@ def test_import__vectors_that_are_not_what_the_file_says__are_refused(project, c
         embeddings.open(Path("artifacts/embeddings/raw.h5")),
         "artifacts/backbones/raw",
     )
-    from pipeline import frozen
-
     wrong = np.array(cached.vectors)[::-1]
     given = tmp_path / "theirs.h5"
     record = frozen.read(Path(backbone))
@@ -251,6 +313,93 @@ def test_import__vectors_that_are_not_what_the_file_says__are_refused(project, c
     code, _, err = run(capsys, "store", "import", given)
     assert code == 4
     assert "against 8 images embedded here: the embedding probe drifts: cosine" in err
+    assert not list(Path("artifacts").glob(".store/*/*.h5"))
+
+
+def test_import__vectors_that_are_not_finite__are_refused(project, capsys, tmp_path):
+    """They lie between those that are compared, and would stay in the store for all its projects."""
+    cached = embeddings.open(Path("artifacts/embeddings/raw.h5"))
+    spoilt = np.array(cached.vectors)
+    spoilt[1] = np.nan
+    given = tmp_path / "theirs.h5"
+    record = frozen.read(Path("artifacts/backbones/raw"))
+    embeddings.write(given, record, [cached.sha256], [[spoilt]], rows=len(spoilt))
+    shutil.rmtree("artifacts/.store")
+    code, _, err = run(capsys, "store", "import", given)
+    assert (code, err.count("\n")) == (4, 1)
+    assert f"{given}: embeddings: 1 row holds NaN or infinity, the first is of the image " in err
+    assert cached.sha256[1].decode() in err
+    assert not list(Path("artifacts").glob(".store/*/*.h5"))
+
+
+def test_import__killed_on_the_way__goes_on_where_it_was(project, capsys, monkeypatch):
+    given, put, done = Path("artifacts/embeddings/raw.h5"), Store.put, list[int]()
+    shutil.rmtree("artifacts/.store")
+    monkeypatch.setattr(intake, "SHARD_ROWS", 10)
+    store = project / "artifacts/.store"
+
+    def once(self, sha256, vectors):
+        if self.folder.is_relative_to(store) and done:
+            raise KeyboardInterrupt
+        done.extend([len(sha256)] * self.folder.is_relative_to(store))
+        return put(self, sha256, vectors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", once)
+        assert run(capsys, "store", "import", given)[0] == 130
+    assert done == [10]
+    assert "14 rows of 24 taken in, 10 were there" in run(capsys, "store", "import", given)[1]
+    assert run(capsys, "store", "verify")[0] == 0
+
+
+def test_import__layers_and_views__are_each_taken_in(project, capsys, tmp_path, freeze):
+    """The file has a layer more than this project, which has one more than the file."""
+    for layers in (["penultimate", "layer2", "layer3@max"], ["penultimate", "layer2", "layer1"]):
+        shutil.rmtree("artifacts/backbones/raw")
+        shutil.rmtree("artifacts/.store", ignore_errors=True)
+        shutil.copytree(freeze(layers=layers, views=1), "artifacts/backbones/raw")
+        params = PARAMS.replace(
+            "{source: pixels}, other", "{source: timm, model: test_resnet}, other"
+        )
+        Path("params.yaml").write_text(params)
+        places = Places.of(
+            "raw", artifacts=Path("artifacts"), root=project / "photos",
+            store=project / "artifacts/.store",
+        )  # fmt: skip
+        extract(places, ExecutionParams(workers=0), max_failed=0)
+        if not (tmp_path / "theirs.h5").exists():
+            places.embeddings.rename(tmp_path / "theirs.h5")
+    clean = places.embeddings.read_bytes()
+    shutil.rmtree("artifacts/.store")
+    code, out, err = run(capsys, "store", "import", tmp_path / "theirs.h5")
+    assert (code, err) == (0, "")
+    assert [line.split(": ")[1] for line in out.splitlines()[:-1]] == [
+        "embeddings", "layers/layer2", "views/1/penultimate", "views/1/layer2",
+    ]  # fmt: skip
+    assert out.count("24 rows of 24 taken in, 0 were there") == 4
+    summary = extract(places, ExecutionParams(workers=0), max_failed=0)
+    assert summary.computed == 24  # of the layer that the file lacks
+    assert places.embeddings.read_bytes() == clean
+
+
+def test_import__some_images_gone__counts_those_that_were_compared(project, capsys):
+    shutil.rmtree("artifacts/.store")
+    paths = sorted(Path("photos").rglob("*.png"))
+    for path in paths[1:]:
+        path.unlink()
+    whole = ["store", "import", "artifacts/embeddings/raw.h5", "--compare", "24"]
+    code, out, _ = run(capsys, *whole)
+    assert code == 0
+    assert "24 of them are images of this project; 1 was embedded here and compared" in out
+
+
+def test_import__all_images_gone__takes_nothing_in(project, capsys):
+    shutil.rmtree("artifacts/.store")
+    shutil.rmtree("photos")
+    code, _, err = run(capsys, "store", "import", "artifacts/embeddings/raw.h5")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "not one of 8 images of this project could be embedded here (unreadable 8)" in err
+    assert "max_failed" not in err
     assert not list(Path("artifacts").glob(".store/*/*.h5"))
 
 

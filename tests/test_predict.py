@@ -119,6 +119,49 @@ def test_predict__list_on_stdin__comes_out_as_it_goes_in(desk):
     assert running.returncode == 0
 
 
+def test_predict__pattern_that_fits_folders_and_what_is_in_them__tells_each_image_once(
+    desk, predict
+):
+    _, out, _ = predict("new/**")
+    assert [row["path"] for row in rows(out)] == ALL
+    _, out, _ = predict("new/*")
+    assert [row["path"] for row in rows(out)] == ALL
+
+
+def test_predict__list_with_the_mark_of_windows__is_read(desk, predict):
+    (desk / "list").write_bytes("\r\n".join(ALL).encode("utf-8-sig"))
+    _, out, err = predict("--files-from", "list")
+    assert ([row["path"] for row in rows(out)], err) == (ALL, "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_predict__list_in_utf16__is_one_line(desk, predict, encoding):
+    text = "\r\n".join(ALL) if encoding == "utf-16" else "\ufeff" + "\r\n".join(ALL)
+    (desk / "list").write_bytes(text.encode(encoding))
+    code, out, err = predict("--files-from", "list")
+    assert (code, out) == (3, "")
+    assert err == (
+        "headstart: error: the list list is UTF-16, as PowerShell writes it; save it as UTF-8\n"
+    )
+
+
+def test_predict__name_that_ends_in_a_return__is_kept_between_nuls(desk, predict):
+    (desk / "new/0.png").rename(desk / "new/0\r")
+    (desk / "list").write_bytes(b"new/0\r\0new/1.png\0")
+    _, out, _ = predict("--files-from", "list")
+    assert [row.get("error") for row in rows(out)] == [None, None]
+    assert rows(out)[0]["path"] == "new/0\r"
+
+
+@pytest.mark.parametrize("words", [("--files-from", "gone.txt"), ("gone.csv",), ("gone.parquet",)])
+def test_predict__list_behind_a_link_to_nowhere__is_one_line(desk, predict, words):
+    (desk / words[-1]).symlink_to("nowhere")
+    code, _, err = predict(*words)
+    assert (code, err) == (
+        3, f"headstart: error: {words[-1]} does not exist; correct the path\n"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_predict__manifest__is_relative_to_its_own_folder(desk, predict, separator):
     lines = [("label", "Path"), ("ant", "0.png"), ("bee", "deep/3.png"), ("", "")]
@@ -322,6 +365,63 @@ def test_predict__names_that_are_not_utf8__come_back_as_they_were(desk, predict)
     code, out, _ = predict("new")
     assert code == 0
     assert odd in [row["path"] for row in rows(out)]
+
+
+def test_predict__names_that_are_not_utf8__are_escaped_in_parquet_as_in_csv(desk, predict):
+    (desk / "new/0.png").rename(os.fsdecode(b"new/\xff.png"))
+    assert predict("new", "--output", "all.parquet")[0] == 0
+    told = pq.read_table(desk / "all.parquet")["path"].to_pylist()
+    assert sorted(told) == sorted([*ALL[1:], "new/\\udcff.png"])
+    _, out, _ = predict("new", "--format", "csv")
+    assert [row["path"] for row in csv.DictReader(io.StringIO(out))] == told
+
+
+def test_predict__locale_without_utf8__tells_names_as_they_are(desk):
+    (desk / "new/0.png").rename(desk / "new/é.png")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [
+        sys.executable,
+        "-c",
+        "from pipeline.cli import main; main()",
+        "predict",
+        "new/é.png",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **plain},
+    )  # fmt: skip
+    assert '"path": "new/é.png", "label"' in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("closed", "words", "code"), [("<&-", "-", 3), (">&-", "new", 0), ("2>&-", "new none", 3)]
+)
+def test_predict__closed_stream__is_an_empty_one(desk, closed, words, code):
+    """As a service manager or a careless script starts a program."""
+    run = f"exec {sys.executable} -c 'from pipeline.cli import main; main()' predict {words}"
+    done = subprocess.run(
+        ["sh", "-c", f"{run} {closed}"], capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (["--files-from", "list.txt"], "list.txt"),
+        (["new/0.png", "--model", "model/../model/model.onnx"], "model/model.onnx"),
+        (["./new/0.png"], "new/0.png"),
+    ],
+)
+def test_predict__output_that_is_read_as_well__is_left_alone(desk, predict, words, lost):
+    (desk / "model").symlink_to("artifacts/model")
+    (desk / "list.txt").write_text("new/0.png")
+    before = (desk / lost).read_bytes()
+    code, out, err = predict(*words, "--output", lost)
+    assert (code, out, (desk / lost).read_bytes()) == (2, "", before)
+    assert err.startswith(f"headstart: error: --output {lost} would replace ")
 
 
 def test_predict__without_a_project__asks_for_the_model(desk, predict, tmp_path, monkeypatch):

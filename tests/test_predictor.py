@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 import time
 from itertools import islice
 
@@ -227,6 +228,26 @@ def test_predict_many__two_at_once__do_not_end_each_others_children(bundle, phot
     assert len(list(other)) == 20 * len(photos) - 1
 
 
+def test_predict_many__two_threads_that_begin_at_once__have_children_of_their_own(
+    bundle, monkeypatch
+):
+    model = predictor.open(bundle)
+    make, others = predictor._decoders, list[object]()  # noqa: SLF001
+    between = threading.Event()
+
+    def slowly(said):
+        between.set()
+        time.sleep(0.2)  # the other thread comes now
+        return make(said)
+
+    monkeypatch.setattr(predictor, "_decoders", slowly)
+    other = threading.Thread(target=lambda: (between.wait(), others.append(model.lend())))
+    other.start()
+    mine = model.lend()
+    other.join()
+    assert mine is not others[0]
+
+
 def test_run__not_finite__is_an_error_of_that_image_alone(tmp_path, photos):
     whole = bundle_files.tiny_model()
     divide = next(node for node in whole.graph.node if node.op_type == "Div")
@@ -238,6 +259,22 @@ def test_run__not_finite__is_an_error_of_that_image_alone(tmp_path, photos):
     assert found[0].reason == "not_finite"
     with pytest.raises(ImageError, match="not_finite"):
         model(black)
+
+
+def test_run__embedding_that_is_not_finite__is_one_though_its_probabilities_are(tmp_path):
+    """As of a neighbour or an RBF kernel infinitely far away."""
+    whole = bundle_files.tiny_model()
+    nodes = {node.output[0]: node for node in whole.graph.node}
+    divide, gemm = nodes["scaled"], nodes["logits"]
+    divide.input[:] = ["real", "real"]  # NaN where a pixel is 0
+    at = list(whole.graph.node).index(gemm)
+    whole.graph.node.insert(at, helper.make_node("IsNaN", ["embedding"], ["lost"]))
+    whole.graph.node.insert(at + 1, helper.make_node("Cast", ["lost"], ["seen"], to=1))
+    gemm.input[0] = "seen"
+    model = predictor.open(bundle_files.write(whole, tmp_path / "odd"))
+    (found,) = model.run(np.zeros((1, CROP, CROP, 3), np.uint8))
+    assert isinstance(found, ImageError)
+    assert found.reason == "not_finite"
 
 
 def test_run__label_beyond_the_classes__is_refused(tmp_path):

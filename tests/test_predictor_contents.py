@@ -313,6 +313,8 @@ def test_metadata__of_every_real_bundle__is_what_onnx_reads():
         ("dim", "100000000000", "dim is 100000000000"),
         ("dim", "true", "dim is True"),
         ("abstention", '"soon"', "in its metadata"),
+        ("abstention", '{"threshold": NaN}', "abstention.threshold is nan, not 0 to 1"),
+        ("classes", '["a", "\\ud800"]', "classes is no list of different names"),
     ],
 )
 def test_open__metadata_that_cannot_be__is_no_bundle(tmp_path, never, key, value, words):

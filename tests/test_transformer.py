@@ -127,6 +127,34 @@ def test_store__by_argument_and_by_environment(project, monkeypatch):
     assert not (project / "artifacts" / ".store").exists()
 
 
+def test_store__of_no_name__is_not_the_current_folder(project):
+    with pytest.raises(ConfigurationError, match="store is ''; name a folder"):
+        FrozenBackbone("raw", store="").transform(photos()[:1])
+
+
+def test_current_folder__another_one_than_at_fit__says_so(project, monkeypatch):
+    """Names are those of the current folder at each call; what is absolute can be used anywhere."""
+    folder = project / "artifacts" / "backbones" / "raw"
+    named, placed = FrozenBackbone("raw").fit(photos()), FrozenBackbone(folder).fit(photos())
+    paths = [os.path.abspath(path) for path in photos()]
+    before = placed.transform(photos())
+    monkeypatch.chdir("/")
+    with pytest.raises(ConfigurationError, match=r"no params.yaml in / .*change to your project"):
+        named.transform(paths)
+    assert (placed.transform(paths) == before).all()
+
+
+def test_transform__image_changed_since_fit__is_embedded_as_it_is_now(project, passes):
+    paths = photos()
+    model = FrozenBackbone("raw").fit(paths)
+    before = model.transform(paths)
+    shutil.copy(paths[-1], paths[0])
+    after = model.transform(paths)
+    assert (after[0] == before[-1]).all()
+    assert (after[1:] == before[1:]).all()
+    assert passes == [len(paths)]
+
+
 def test_copies_and_repeats__each_have_their_row(project, passes):
     first = photos()[0]
     shutil.copy(first, "copy.png")

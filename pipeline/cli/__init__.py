@@ -9,11 +9,13 @@ from pipeline.cli.commands.embeddings import add as add_embeddings  # not the mo
 from pipeline.cli.commands.heads import add as add_heads
 from pipeline.cli.commands.neighbors import add as add_neighbors
 from pipeline.cli.commands.predict import add as add_predict
+from pipeline.cli.streams import settle
 from pipeline.errors import exit_status, hear_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, exit; see `pipeline.errors` for the exit codes."""
+    settle()
     hear_interrupts()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(_spelled_out(words))

@@ -64,7 +64,7 @@ def _place(head: str) -> Path:
     """The head's files without their ending. Raises ConfigurationError."""
     path = Path(head)
     place = path.with_suffix("") if path.suffix in (".joblib", ".json") else path
-    if not place.with_name(f"{place.name}.json").is_file():
+    if not place.name or not place.with_name(f"{place.name}.json").is_file():
         raise ConfigurationError(
             f"{place}.json is not there; give the path of a head, as artifacts/heads/BACKBONE/NAME, "
             "with its record beside it"

@@ -11,6 +11,7 @@ training, by `pipeline.images`; where there are many, in child processes (`pipel
 """
 
 import os
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,14 @@ class Predictor:
     ) -> None:
         self.bundle, self.device, self.batch = bundle, device, batch
         self.threads = cgroups.cores()
-        self._decoders = decoders
+        self._decoders, self._lock = decoders, threading.Lock()
         self._session = session
         self.has_probabilities = has_probabilities(session)
 
     def lend(self) -> Decoders:
         """The child processes there are, for one caller, and who comes then gets others."""
-        lent, self._decoders = self._decoders, _decoders(self.bundle)
+        with self._lock:
+            lent, self._decoders = self._decoders, _decoders(self.bundle)
         return lent
 
     def take_back(self, decoders: Decoders) -> None:
@@ -148,7 +150,8 @@ class Predictor:
         codes, embeddings = made[0], made[-1]
         known = made[1] if self.has_probabilities else [None] * len(codes)
         for code, probabilities, embedding in zip(codes, known, embeddings, strict=True):
-            if not np.isfinite(embedding if probabilities is None else probabilities).all():
+            told = [embedding] if probabilities is None else [embedding, probabilities]
+            if not all(np.isfinite(values).all() for values in told):
                 yield ImageError("not_finite", "the model makes NaN or infinity of it")
             else:
                 label = self._label(int(code))

@@ -180,6 +180,7 @@ def _classes(said: Any) -> tuple[str, ...]:
         or not 0 < len(said) <= MOST_VALUES
         or not all(isinstance(name, str) for name in said)
         or len(set(said)) < len(said)
+        or any("\ud800" <= letter <= "\udfff" for letter in set().union(*said))
     ):
         raise ValueError("classes is no list of different names")
     return tuple(said)
@@ -216,4 +217,6 @@ def _whole(said: Any, what: str, most: int) -> int:
 
 def _threshold(said: Any) -> float | None:
     chosen = said.get("threshold")
+    if chosen is not None and not 0 <= float(chosen) <= 1:
+        raise ValueError(f"abstention.threshold is {str(chosen)[:40]}, not 0 to 1")
     return None if chosen is None else float(chosen)

@@ -1,9 +1,10 @@
 """`headstart predict`: images on the command line -> a row each, as they are ready."""
 
 import argparse
+import os
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain, tee
 from pathlib import Path
@@ -31,10 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(paths, None)
     if first is None:
         raise InputError("no image is named: the folders and lists are empty")
-    model = predictor.open(
-        _model(arguments.model), device=arguments.device, threads=arguments.threads, start=1
-    )
-    output = Path(arguments.output) if arguments.output else None
+    output, bundle = Path(arguments.output) if arguments.output else None, _model(arguments.model)
+    if output is not None:
+        _spare(output, [*arguments.paths, *arguments.files_from, bundle])
+    model = predictor.open(bundle, device=arguments.device, threads=arguments.threads, start=1)
     wish = _wish(arguments, model)
     told = columns(wish, model.bundle, probabilities=model.has_probabilities)
     format = arguments.format or _format(output)
@@ -74,6 +75,13 @@ def _model(named: str | None) -> Path:
         return find_root(Path.cwd()) / MODEL
     except ConfigurationError as error:
         raise ConfigurationError(f"{error}, or name a bundle by --model") from None
+
+
+def _spare(output: Path, read: Iterable[str | Path]) -> None:
+    """Raise ConfigurationError where the output would replace what is read."""
+    for one in read if output.exists() else ():
+        if os.path.exists(one) and os.path.samefile(one, output):
+            raise ConfigurationError(f"--output {output} would replace {one}; name another file")
 
 
 def _format(output: Path | None) -> str:

@@ -1,5 +1,6 @@
 """Which images are meant: files, folders, globs, lists and manifests -> paths, one after the other."""
 
+import codecs
 import csv
 import glob
 import os
@@ -17,6 +18,7 @@ MANIFESTS = (".csv", ".parquet")
 SEPARATORS = ",;\t|"
 
 _BLOCK = 1 << 16
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def all_paths(named: Iterable[str], lists: Iterable[str] = ()) -> Iterator[str]:
@@ -29,7 +31,7 @@ def all_paths(named: Iterable[str], lists: Iterable[str] = ()) -> Iterator[str]:
     named, lists = list(named), list(lists)
     sources = [_source(name) for name in named]
     for name in lists:
-        _must_be_there(name)
+        _must_be_there(name, whole=True)
     return _chained([*sources, *(_listed(name) for name in lists)])
 
 
@@ -42,20 +44,30 @@ def _source(name: str) -> Iterator[str]:
     if name == STDIN:
         return _listed(name)
     if not os.path.lexists(name) and glob.has_magic(name):
-        found = sorted(glob.glob(name, recursive=True))
-        if not found:
-            raise InputError(f"nothing fits {name}; correct the pattern")
-        return _chained([_source(one) if os.path.isdir(one) else iter([one]) for one in found])
+        return _fitting(name)
     _must_be_there(name)
     if os.path.isdir(name):
         return _below(name)
     if name.lower().endswith(MANIFESTS):
+        _must_be_there(name, whole=True)
         return _of_manifest(Path(name))
     return iter([name])
 
 
-def _must_be_there(name: str) -> None:
-    if name != STDIN and not os.path.lexists(name):
+def _fitting(pattern: str) -> Iterator[str]:
+    """What fits it, each once: a folder is read to its depth, so what is in it is not read again."""
+    found = sorted(glob.glob(pattern, recursive=True))
+    if not found:
+        raise InputError(f"nothing fits {pattern}; correct the pattern")
+    folders = {Path(one) for one in found if os.path.isdir(one)}
+    if folders:
+        found = [one for one in found if folders.isdisjoint(Path(one).parents)]
+    return _chained([_below(one) if Path(one) in folders else iter([one]) for one in found])
+
+
+def _must_be_there(name: str, *, whole: bool = False) -> None:
+    """Raise InputError where it is not. whole: what a link leads to as well."""
+    if name != STDIN and not (os.path.exists if whole else os.path.lexists)(name):
         raise InputError(f"{name} does not exist; correct the path")
 
 
@@ -88,21 +100,27 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def _listed(name: str) -> Iterator[str]:
-    """The paths of a list, between newlines or, where it holds a NUL, between those."""
+    """The paths of a list, between newlines or, where it holds a NUL, between those.
+
+    The mark that Windows begins a text with is no part of the first, nor the return that it ends
+    a line with of any.
+    """
     with _binary(name) as file:
-        head = file.read1(_BLOCK) if hasattr(file, "read1") else file.read(_BLOCK)
-        separator, rest = (b"\0" if b"\0" in head else b"\n"), b""
+        read = getattr(file, "read1", file.read)
+        head = read(_BLOCK)
+        if head.startswith(_UTF16) and b"\0" in head[2:4]:
+            raise InputError(
+                f"the list {name} is UTF-16, as PowerShell writes it; save it as UTF-8"
+            )
+        head = head.removeprefix(codecs.BOM_UTF8)
+        separator, end = (b"\0", b"") if b"\0" in head else (b"\n", b"\r")
+        rest = b""
         while head:
             *whole, rest = (rest + head).split(separator)
-            yield from map(os.fsdecode, filter(None, map(_plain, whole)))
-            head = file.read1(_BLOCK) if hasattr(file, "read1") else file.read(_BLOCK)
-        if rest := _plain(rest):
+            yield from (os.fsdecode(path) for line in whole if (path := line.removesuffix(end)))
+            head = read(_BLOCK)
+        if rest := rest.removesuffix(end):
             yield os.fsdecode(rest)
-
-
-def _plain(line: bytes) -> bytes:
-    """Without the return that Windows ends a line with."""
-    return line.removesuffix(b"\r")
 
 
 @contextmanager

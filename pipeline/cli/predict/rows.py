@@ -1,5 +1,6 @@
 """What is told of an image: its label and how sure, or why it has none."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ class Wish:
 def row(path: str, found: Prediction | ImageError, wish: Wish) -> dict[str, Any]:
     """Its path and label, or path and error; what else was asked for and the bundle has."""
     if isinstance(found, ImageError):
-        return {"path": path, "error": found.reason, "detail": found.detail}
-    told: dict[str, Any] = {"path": path, "label": found.label}
+        return {"path": _told(path), "error": found.reason, "detail": found.detail}
+    told: dict[str, Any] = {"path": _told(path), "label": found.label}
     probability = found.probability
     if probability is not None:
         told["probability"] = probability
@@ -41,6 +42,14 @@ def row(path: str, found: Prediction | ImageError, wish: Wish) -> dict[str, Any]
     if wish.embeddings:
         told["embedding"] = [float(str(value)) for value in found.embedding]
     return told
+
+
+def _told(path: str) -> str:
+    """Its bytes read as UTF-8, though the locale may read them as something else."""
+    try:
+        return os.fsencode(path).decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # of a manifest, and no name that this locale can write
+        return path
 
 
 def columns(wish: Wish, bundle: Bundle, *, probabilities: bool) -> list[str]:

@@ -128,7 +128,8 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[Write]:
     with pq.ParquetWriter(path, schema) as file:
 
         def write(row: Row) -> None:
-            rows.append({**flat(row), "embedding": row.get("embedding")})
+            told = {name: _utf8(value) for name, value in flat(row).items()}
+            rows.append({**told, "embedding": row.get("embedding")})
             if len(rows) == GROUP:
                 flush()
 
@@ -139,6 +140,11 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[Write]:
         yield write
         if rows:
             flush()
+
+
+def _utf8(value: Any) -> Any:
+    """A text as CSV has it: what is not UTF-8 as an escape."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _schema(pa: Any, columns: list[str]) -> Any:

@@ -1,8 +1,9 @@
 """`headstart store import`: the rows of an embeddings file, of another project too, into the store."""
 
+import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,11 @@ def run(file: str, *, compared: int) -> int:
     backbone = _backbone(path, cached, project)
     ours = _ours(path, cached, project)
     outputs = [one for one in backbone.outputs if _has(cached, one)]
-    least, most = _compare(path, cached, backbone, outputs, ours, project, compared)
+    if len(cached.sha256) > 100 * SHARD_ROWS:
+        print("headstart: a large file; this takes some minutes", file=sys.stderr)
+    for output in outputs:
+        _check_finite(path, cached, output)
+    number, least, most = _compare(path, cached, backbone, outputs, ours, project, compared)
     uses.note(project.store, backbone)
     for output in outputs:
         rows = _take_in(cached, output, project.store)
@@ -45,8 +50,8 @@ def run(file: str, *, compared: int) -> int:
             f"taken in, {len(cached.sha256) - rows} were there"
         )
     print(
-        f"{len(ours)} of them are images of this project; {min(compared, len(ours))} were embedded here and "
-        f"compared: cosine {least:.6f}, max |d| / RMS {most:.1e}"
+        f"{len(ours)} of them are images of this project; {number} {'was' if number == 1 else 'were'} "
+        f"embedded here and compared: cosine {least:.6f}, max |d| / RMS {most:.1e}"
     )
     return 0
 
@@ -96,10 +101,14 @@ def _compare(
     ours: Digests,
     project: Project,
     compared: int,
-) -> tuple[float, float]:
-    """The least cosine and the largest difference over the RMS. Raises IntegrityError."""
+) -> tuple[int, float, float]:
+    """How many images were compared, the least cosine and the largest difference over the RMS.
+
+    Raises IntegrityError where it is too large, InputError where no image is left to compare.
+    """
     images = dataset.read_images(project.artifacts / "dataset" / "images.parquet")
-    chosen = set(ours[np.linspace(0, len(ours) - 1, min(compared, len(ours))).astype(int)].tolist())
+    anywhere = secrets.SystemRandom()  # nobody who makes a file is to know which are looked at
+    chosen = set(anywhere.sample(ours.tolist(), min(compared, len(ours))))
     places = [at for at, one in enumerate(images.sha256.tolist()) if one in chosen]
     with tempfile.TemporaryDirectory(prefix="headstart-") as made_for_this:
         made = _embedded(
@@ -122,11 +131,12 @@ def _compare(
             )
             for one in outputs
         ]
-    return min(one.cosine for one in drifts), max(one.relative for one in drifts)
+    least, most = min(one.cosine for one in drifts), max(one.relative for one in drifts)
+    return len(rows), least, most
 
 
 def _embedded(images: Images, here: Path, backbone: FrozenBackbone, project: Project) -> Embeddings:
-    """Some images, embedded by this machine into a store of their own."""
+    """Some images, embedded by this machine into a store of their own. Raises InputError."""
     places = Places(
         root=project.data_root,
         backbone=backbone.folder,
@@ -136,8 +146,32 @@ def _embedded(images: Images, here: Path, backbone: FrozenBackbone, project: Pro
         store=here / "store",
     )
     dataset.write_images(places.images, images)
-    extraction.extract(places, ExecutionParams(workers=0), max_failed=1.0)
+    try:
+        extraction.extract(places, ExecutionParams(workers=0), max_failed=1.0)
+    except InputError:
+        every = places.runs / f"extract-{backbone.name}.problems.csv"
+        if not every.is_file():
+            raise
+        reasons = Counter(one.reason for one in dataset.read_problems(every)).most_common()
+        why = ", ".join(f"{reason} {number}" for reason, number in reasons)
+        raise InputError(
+            f"not one of {counted(len(images.sha256), 'image')} of this project could be embedded here "
+            f"({why}), so nothing was compared or taken in; bring them back or run 'dvc repro prepare'"
+        ) from None
     return embeddings.open(places.embeddings)
+
+
+def _check_finite(path: Path, cached: Embeddings, output: Output) -> None:
+    """Raise IntegrityError where a row is not: in the store it would stay for every project."""
+    bad = list[int]()
+    for start in _starts(len(cached.sha256)):
+        some = np.isfinite(cached.arrays[output.dataset][start : start + SHARD_ROWS])
+        bad += (start + np.flatnonzero(~some.all(axis=1))).tolist()
+    if bad:
+        raise IntegrityError(
+            f"{path}: {output.dataset}: {counted(len(bad), 'row')} {'holds' if len(bad) == 1 else 'hold'} "
+            f"NaN or infinity, the first is of the image {cached.sha256[bad[0]].decode()}; have it made anew"
+        )
 
 
 def _take_in(cached: Embeddings, output: Output, root: Path) -> int:
@@ -156,7 +190,5 @@ def _take_in(cached: Embeddings, output: Output, root: Path) -> int:
     return total
 
 
-def _starts(rows: int) -> Iterator[int]:
-    if rows > 100 * SHARD_ROWS:
-        print("headstart: a large file; this takes some minutes", file=sys.stderr)
-    yield from range(0, rows, SHARD_ROWS)
+def _starts(rows: int) -> range:
+    return range(0, rows, SHARD_ROWS)
