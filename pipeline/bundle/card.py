@@ -55,7 +55,7 @@ def _json(path: Path, stage: str) -> Any:
 def of(said: Mapping[str, Any], parts: Parts, context: Context) -> str:
     """The card. said: what model.json has."""
     sections = [
-        _what(said),
+        _what(said, parts),
         _data(said, context.data, parts),
         _scores(said, context),
         _trust(said, parts),
@@ -63,7 +63,7 @@ def of(said: Mapping[str, Any], parts: Parts, context: Context) -> str:
         _origin(said),
         _loading(said, parts),
     ]
-    return "\n".join(line for section in sections for line in (*section, ""))[:-1]
+    return "\n".join(line for section in sections for line in (*section, ""))
 
 
 def of_none(said: Mapping[str, Any]) -> str:
@@ -73,12 +73,13 @@ def of_none(said: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", "Name others in params.yaml, then run `dvc repro bundle`.", ""])
 
 
-def _what(said: Mapping[str, Any]) -> Iterator[str]:
+def _what(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
     classes = said["classes"]
     yield f"# {said['head']} on {said['backbone']}: {len(classes)} classes of images"
     yield ""
-    yield "`model.onnx` is one file: uint8 pixels in; a label, the probability of each class"
-    yield "if the head has some, and the embedding out. Inside are the frozen backbone"
+    given = "a label, the probability of each class" if _known(said, parts) else "a label"
+    yield f"`model.onnx` is one file: uint8 pixels in; {given} and the embedding"
+    yield "out. Inside are the frozen backbone"
     yield f"{said['backbone']} ({said['weights']}, {' + '.join(said['layers'])}, {said['dim']}"
     yield f"values, rounded to {said['storage']}) and a head of kind {said['kind']} that was fitted on"
     yield "these values of the images of train and val. The backbone was not trained on them."
