@@ -231,6 +231,22 @@ def test_proof__row_of_which_scikit_learn_says_two_things__either_is_right():
         proof._compare(X, (known.argmax(axis=1), known), parts, figures)
 
 
+def test_proof__graph_that_onnxruntime_does_not_run__is_a_reason(folder, monkeypatch):
+    fitted, record = trained("logistic", 3, folder)
+    kind = type(fitted.train_val[0])
+
+    def of_another_width(nodes, step, x):
+        return nodes.add("Add", x, nodes.real(np.ones(7)))
+
+    monkeypatch.setitem(expressions.STEPS, kind, of_another_width)
+    made = assembly.head(fitted.train_val, None, dim=20, dtype="float32", like=network())
+    rows = np.arange(3)
+    with pytest.raises(Inexpressible, match="onnxruntime does not run it: "):
+        proof.against_scikit_learn(
+            made.SerializeToString(), parts_of(fitted, record, data(3, folder)[1]), rows
+        )
+
+
 @pytest.mark.parametrize(
     ("estimator", "reason"),
     [

@@ -46,10 +46,10 @@ class Context:
 def _json(path: Path, stage: str) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path} is missing or damaged ({error}); run 'dvc repro -f {stage}'"
-        ) from None
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run 'dvc repro {stage}'") from None
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro -f {stage}'") from None
 
 
 def of(said: Mapping[str, Any], parts: Parts, context: Context) -> str:

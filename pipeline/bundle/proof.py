@@ -1,7 +1,9 @@
 """What shows that a bundle says what scikit-learn and the frozen backbone say, before it is kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,13 +62,22 @@ def tolerance_of(kind: str) -> float:
     return TOLERANCE[kind in LINEAR]
 
 
-def session_of(content: bytes) -> "onnxruntime.InferenceSession":
-    """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
+@contextmanager
+def _complaints() -> Iterator[None]:
+    """Whatever onnxruntime has against a graph is a reason not to bundle it."""
     try:
-        return open_session(content, "cpu")
+        yield
+    except (MemoryError, OSError):  # this machine's, not the graph's
+        raise
     except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
+
+
+def session_of(content: bytes) -> "onnxruntime.InferenceSession":
+    """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
+    with _complaints():
+        return open_session(content, "cpu")
 
 
 def against_scikit_learn(content: bytes, parts: Parts, rows: npt.NDArray[np.int64]) -> Figures:
@@ -128,11 +139,8 @@ def _split(values: Any, size: int) -> Iterator[Any]:
 
 
 def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
-    try:
+    with _complaints():
         return list(session.run(None, {name: values}))
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
 
 
 def _joined(runs: list[list[Any]]) -> Answers:
@@ -142,9 +150,7 @@ def _joined(runs: list[list[Any]]) -> Answers:
 
 def _compare(X: Vectors, said: Answers, parts: Parts, found: Figures) -> None:
     """Add to the figures what a bundle said of (N, D). Raises Inexpressible where it is not right."""
-    ask: Callable[[Any], Answers] = lambda vectors: predict(  # noqa: E731
-        parts.fitted.train_val, vectors, parts.fitted.temperature
-    )
+    ask = partial(predict, parts.fitted.train_val, temperature=parts.fitted.temperature)
     with threadpool_limits(1):  # the same bits whatever the machine's cores
         wanted = ask(X)
         off = _off(said, wanted, found.tolerance)
