@@ -348,3 +348,10 @@ def test_open__pipe_beside_it__is_not_waited_for(bundle):
     bundle.with_name("model.json").unlink()
     os.mkfifo(bundle.with_name("model.json"))
     assert predictor.open(bundle).classes == CLASSES
+
+
+def test_open__nothing_was_bundled__says_why(tmp_path):
+    said = {"file": None, "reason": "every head of the run is a control"}
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    with pytest.raises(ConfigurationError, match="not there: every head of the run is a control"):
+        predictor.open(tmp_path / "model.onnx")

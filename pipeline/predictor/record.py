@@ -109,6 +109,10 @@ def read(path: Path) -> tuple[Bundle, bytes]:
 
 def _bytes(path: Path) -> bytes:
     if not path.exists():
+        if reason := _reason(path):
+            raise ConfigurationError(
+                f"{path} is not there: {reason}; {path.parent}/README.md tells more"
+            )
         raise ConfigurationError(
             f"{path} is not there; run 'dvc repro bundle' or 'dvc pull', or name another by --model"
         )
@@ -119,6 +123,18 @@ def _bytes(path: Path) -> bytes:
             return file.readall()
     except ImageError as error:  # of a folder, a pipe, a file that may not be read
         raise ConfigurationError(f"{path}: {error.detail}; name a model.onnx by --model") from None
+
+
+def _reason(path: Path) -> str:
+    """Why the stage that writes a bundle wrote none, as the model.json in its place says."""
+    try:
+        with files.open_plain(path.with_name("model.json")) as file:
+            said = json.loads(file.read(LARGEST_RECORD))
+    except (ImageError, ValueError, RecursionError):
+        return ""
+    if not isinstance(said, dict) or said.get("file", "") is not None:
+        return ""
+    return " ".join(str(said.get("reason", ""))[:200].split())
 
 
 def _compare(path: Path, content: bytes) -> None:
