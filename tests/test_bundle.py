@@ -351,6 +351,34 @@ def test_card__tells_data_figures_limits_and_licence(finished):
     assert "@" not in "".join(blocks(card, "cpp") + blocks(card, "js"))
 
 
+ODD = (
+    "a \"quoted\" 'one'",
+    "`tick`` {x} @answer@ @shape@",
+    "two\nlines | a pipe",
+    "<script>\U0001f600</script>",
+    "\u2028\x85 *stars* __init__ a_b",
+)
+
+
+def test_card__class_names_of_any_kind__are_said_and_do_nothing(tmp_path):
+    desk = Desk(tmp_path, classes=len(ODD), names=ODD).build()
+    made = bundled(desk)
+    assert made.record["classes"] == sorted(ODD)
+    table = [line for line in made.card.splitlines() if line.endswith("| 14 | 6 | 6 |")]
+    assert [line.removesuffix(" | 14 | 6 | 6 |")[2:] for line in table] == [
+        r"\<script\>" + "\U0001f600" + r"\</script\>",
+        r"\`tick\`\` {x} @answer@ @shape@",
+        "a \"quoted\" 'one'",
+        r"two\\nlines \| a pipe",
+        r"\\u2028\\x85 \*stars\* \_\_init\_\_ a_b",
+    ]
+    assert "``` `tick`` {x} @answer@ @shape@ ```, `a \"quoted\" 'one'`, " in made.card
+    assert not {"\u2028", "\x85"} & set(made.card)
+    (code,) = blocks(made.card, "js")
+    (line,) = [line for line in code.splitlines() if line.startswith("const classes")]
+    assert json.loads(line.removeprefix("const classes = ").removesuffix(";")) == sorted(ODD)
+
+
 def test_card__transfer_that_hurts__is_said(tmp_path):
     desk = Desk(tmp_path).build()
     path = tmp_path / "evaluation" / "transfer.json"
