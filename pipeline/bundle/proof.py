@@ -1,6 +1,7 @@
 """What shows that a bundle says what scikit-learn and the frozen backbone say, before it is kept."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from pipeline import features, frozen
 from pipeline.bundle.choice import Parts
 from pipeline.bundle.graph import EMBEDDING, IMAGES
 from pipeline.bundle.nodes import Inexpressible
+from pipeline.errors import ResourceError
 from pipeline.features import Vectors
 from pipeline.frozen import TOLERANCE as DRIFT
 from pipeline.outputs import layers_of, separated, views_of
 from pipeline.prediction import predict
 from pipeline.runtimes import onnx
-from pipeline.runtimes.sessions import open_session
+from pipeline.runtimes.sessions import is_out_of_memory, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -61,12 +63,9 @@ def tolerance_of(kind: str) -> float:
 
 
 def session_of(content: bytes) -> "onnxruntime.InferenceSession":
-    """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
-    try:
+    """A session on one core of this machine. Raises as `_running` does."""
+    with _running():
         return open_session(content, "cpu")
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
 
 
 def against_scikit_learn(content: bytes, parts: Parts, rows: npt.NDArray[np.int64]) -> Figures:
@@ -128,10 +127,26 @@ def _split(values: Any, size: int) -> Iterator[Any]:
 
 
 def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
-    try:
+    with _running():
         return list(session.run(None, {name: values}))
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Raises Inexpressible where onnxruntime has no kernel, ResourceError where it has no memory.
+
+    A full machine says nothing of a head: another must not be bundled for it.
+    """
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-        reason = " ".join(str(error).split())[:200]
+        text = str(error)
+        reason = " ".join(text.split())[:200]
+        if isinstance(error, MemoryError) or "bad_alloc" in text or is_out_of_memory(text):
+            raise ResourceError(
+                f"memory ran out while the bundle was proven ({reason}); free some, then run "
+                "'dvc repro bundle'"
+            ) from None
         raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
 
 
