@@ -335,6 +335,21 @@ def test_bundle__head_of_other_embeddings__is_refused(tmp_path):
         bundled(desk)
 
 
+@pytest.mark.parametrize("change", ["renamed class", "another split"])
+def test_bundle__labels_changed_since_the_head_was_fitted__is_refused(tmp_path, change):
+    desk = Desk(tmp_path).build()
+    path = tmp_path / "dataset" / "labels.parquet"
+    labels = dataset.read_labels(path)
+    if change == "renamed class":
+        labels.label[labels.label == "class 1"] = "class one"
+    else:
+        labels.split[labels.split == "val"] = "train"
+    dataset.write_labels(path, labels)
+    with pytest.raises(IntegrityError, match="is not what logistic on tiny was fitted on"):
+        bundled(desk)
+    assert not (tmp_path / "model").exists()
+
+
 def test_card__tells_data_figures_limits_and_licence(finished):
     card = bundled(finished, ("tiny", "linear_svm")).card
     for said in (
