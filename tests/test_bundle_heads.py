@@ -155,6 +155,18 @@ def test_enhancements__one_after_another__are_proven(folder):
     assert proven(parts_of(*selection.train("logistic", entry, labels, cached), cached)).rows == 120
 
 
+@pytest.mark.parametrize("kind", ["knn", "rbf_svm", "stack"])
+def test_head__of_no_vector__says_nothing(kind, folder):
+    fitted, record = trained(kind, 3, folder)
+    parts = parts_of(fitted, record, data(3, folder)[1])
+    head = assembly.head(
+        fitted.train_val, fitted.temperature, dim=parts.dim, dtype="float32", like=network()
+    )
+    session = proof.session_of(graph.content_of(head))
+    said = session.run(None, {"embedding": np.empty((0, parts.dim), np.float32)})
+    assert [len(one) for one in said] == [0, 0]
+
+
 def test_neighbours__fewer_rows_than_k__are_proven(tmp_path):
     labels = toy_labels(10, 2)
     cached = embed(tmp_path / "few.h5", labels, toy_vectors(labels, 4))

@@ -100,14 +100,15 @@ def by_neighbours(nodes: Nodes, classifier: Any, x: str) -> Answer:
         )
     fitted, classes = normalize(classifier._fit_X), len(classifier.classes_)  # noqa: SLF001
     cosines = nodes.add("MatMul", nodes.unit(x, SHORT), nodes.real(fitted.T, "fitted"))
-    near, places = nodes.top(cosines, int(classifier.n_neighbors))
+    count = int(classifier.n_neighbors)
+    near, places = nodes.top(cosines, count)
     apart = nodes.add("Max", nodes.add("Sub", nodes.real(1.0), near), nodes.real(0.0))
     weights = nodes.add("Exp", nodes.add("Mul", apart, nodes.real(-1 / TEMPERATURE)))
     code = nodes.constant(np.asarray(classifier._y, dtype=np.int64)[:, None], "codes")  # noqa: SLF001
     each = nodes.constant(np.arange(classes, dtype=np.int64), "classes")
     is_of = nodes.add("Equal", nodes.add("Gather", code, places, axis=0), each)  # (N, k, K)
-    row = nodes.add("Reshape", weights, nodes.constant(np.array([0, 1, -1], np.int64)))
+    row = nodes.add("Reshape", weights, nodes.constant(np.array([0, 1, count], np.int64)))
     found = nodes.add("MatMul", row, nodes.cast(is_of, nodes.dtype))  # (N, 1, K)
-    by_class = nodes.add("Reshape", found, nodes.constant(np.array([-1, classes], np.int64)))
+    by_class = nodes.add("Reshape", found, nodes.constant(np.array([0, classes], np.int64)))
     share = nodes.add("Div", by_class, nodes.total(by_class))
     return Answer(classes, probabilities=share)
