@@ -89,6 +89,8 @@ def export(
     lists. Equal input gives equal bytes. Raises ConfigurationError and InputError as it does.
     """
     vectors: Any = cached.of(layer, view)
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a folder; give --output the name of a file")
     if path.exists() and path.samefile(vectors.filename):
         raise ConfigurationError(f"{path} is the file to be exported; give another --output")
     joined = None if labels is None else tables.join(cached, labels)

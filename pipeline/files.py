@@ -34,9 +34,10 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it becomes `path`, on error it goes.
 
     Several writers may aim at the same `path` at once: the last one's stands, with `first` the
-    first one's. The first call for a folder sweeps it.
+    first one's. The first call for a folder sweeps it. A device or a pipe is never replaced.
     Raises OSError as the file system does, with the name `path` where it gives none.
     """
+    _refuse_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent)
     beside = unused(path)
@@ -51,6 +52,12 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(beside)):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def _refuse_device(path: Path) -> None:
+    """Root may put a file in the place of /dev/null, and every program would meet it."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "is a device or a pipe, not a file", str(path))
 
 
 def unused(path: Path) -> Path:

@@ -148,7 +148,9 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, bytes):
         return value.decode()
-    return "" if value is None or value != value else str(value)  # noqa: PLR0124 - so NaN is told
+    if value is None or type(value).__name__ == "NAType":  # pandas', which is not equal to anything
+        return ""
+    return "" if value != value else str(value)  # noqa: PLR0124 - so NaN is told
 
 
 def _of_split(said: str, table: dict[str, Texts], split: str | None) -> npt.NDArray[np.bool_]:

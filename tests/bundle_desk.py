@@ -85,7 +85,7 @@ def freeze(folder: Path, *, source: str = "onnx", tta: str | None = None, **mode
 class Desk:
     """A run's artifacts. classes: how many; kinds: of the heads, each named as its kind;
     options: of entries under heads; sources: of the backbones, by name; model: of `network`;
-    photos: bytes by path.
+    photos: bytes by path; names: of the classes, "class 0" and so on where there are none.
     """
 
     artifacts: Path
@@ -96,6 +96,7 @@ class Desk:
     tta: str | None = None
     model: dict[str, object] = field(default_factory=dict)
     photos: dict[str, bytes] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def build(self) -> "Desk":
         labels = self._labels()
@@ -128,7 +129,8 @@ class Desk:
                     )
                     self.photos[path] = buffer.getvalue()
                     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-                    rows.append((path, digest, f"class {kind}", str(split), None))
+                    name = self.names[kind] if self.names else f"class {kind}"
+                    rows.append((path, digest, name, str(split), None))
         path, sha256, label, split, group = (
             np.array([*column, None], dtype=object)[:-1]
             for column in zip(*sorted(rows), strict=True)

@@ -335,6 +335,21 @@ def test_bundle__head_of_other_embeddings__is_refused(tmp_path):
         bundled(desk)
 
 
+@pytest.mark.parametrize("change", ["renamed class", "another split"])
+def test_bundle__labels_changed_since_the_head_was_fitted__is_refused(tmp_path, change):
+    desk = Desk(tmp_path).build()
+    path = tmp_path / "dataset" / "labels.parquet"
+    labels = dataset.read_labels(path)
+    if change == "renamed class":
+        labels.label[labels.label == "class 1"] = "class one"
+    else:
+        labels.split[labels.split == "val"] = "train"
+    dataset.write_labels(path, labels)
+    with pytest.raises(IntegrityError, match="is not what logistic on tiny was fitted on"):
+        bundled(desk)
+    assert not (tmp_path / "model").exists()
+
+
 def test_card__tells_data_figures_limits_and_licence(finished):
     card = bundled(finished, ("tiny", "linear_svm")).card
     for said in (
@@ -349,6 +364,34 @@ def test_card__tells_data_figures_limits_and_licence(finished):
         assert said in card
     assert card.endswith("\n")
     assert "@" not in "".join(blocks(card, "cpp") + blocks(card, "js"))
+
+
+ODD = (
+    "a \"quoted\" 'one'",
+    "`tick`` {x} @answer@ @shape@",
+    "two\nlines | a pipe",
+    "<script>\U0001f600</script>",
+    "\u2028\x85 *stars* __init__ a_b",
+)
+
+
+def test_card__class_names_of_any_kind__are_said_and_do_nothing(tmp_path):
+    desk = Desk(tmp_path, classes=len(ODD), names=ODD).build()
+    made = bundled(desk)
+    assert made.record["classes"] == sorted(ODD)
+    table = [line for line in made.card.splitlines() if line.endswith("| 14 | 6 | 6 |")]
+    assert [line.removesuffix(" | 14 | 6 | 6 |")[2:] for line in table] == [
+        r"\<script\>" + "\U0001f600" + r"\</script\>",
+        r"\`tick\`\` {x} @answer@ @shape@",
+        "a \"quoted\" 'one'",
+        r"two\\nlines \| a pipe",
+        r"\\u2028\\x85 \*stars\* \_\_init\_\_ a_b",
+    ]
+    assert "``` `tick`` {x} @answer@ @shape@ ```, `a \"quoted\" 'one'`, " in made.card
+    assert not {"\u2028", "\x85"} & set(made.card)
+    (code,) = blocks(made.card, "js")
+    (line,) = [line for line in code.splitlines() if line.startswith("const classes")]
+    assert json.loads(line.removeprefix("const classes = ").removesuffix(";")) == sorted(ODD)
 
 
 def test_card__transfer_that_hurts__is_said(tmp_path):

@@ -18,6 +18,7 @@ from pipeline import embeddings, selection
 from pipeline.bundle import assembly, expressions, graph, proof
 from pipeline.bundle.choice import Parts
 from pipeline.bundle.nodes import Inexpressible
+from pipeline.errors import ResourceError
 from pipeline.heads import ENHANCEMENTS, HEADS, Fitted, Record
 from pipeline.params import HeadParams
 from pipeline.prediction import predict
@@ -154,6 +155,18 @@ def test_enhancements__one_after_another__are_proven(folder):
     assert proven(parts_of(*selection.train("logistic", entry, labels, cached), cached)).rows == 120
 
 
+@pytest.mark.parametrize("kind", ["knn", "rbf_svm", "stack"])
+def test_head__of_no_vector__says_nothing(kind, folder):
+    fitted, record = trained(kind, 3, folder)
+    parts = parts_of(fitted, record, data(3, folder)[1])
+    head = assembly.head(
+        fitted.train_val, fitted.temperature, dim=parts.dim, dtype="float32", like=network()
+    )
+    session = proof.session_of(graph.content_of(head))
+    said = session.run(None, {"embedding": np.empty((0, parts.dim), np.float32)})
+    assert [len(one) for one in said] == [0, 0]
+
+
 def test_neighbours__fewer_rows_than_k__are_proven(tmp_path):
     labels = toy_labels(10, 2)
     cached = embed(tmp_path / "few.h5", labels, toy_vectors(labels, 4))
@@ -191,6 +204,37 @@ def test_proof__wrong_expression__is_caught_with_the_figure(table, broken, folde
     monkeypatch.setitem(getattr(expressions, table), kind, broken)
     with pytest.raises(Inexpressible, match="lie .*e.* from scikit-learn's, at most 1e-05"):
         proven(parts_of(fitted, record, data(3, folder)[1]))
+
+
+@pytest.mark.parametrize("told", [
+    "FAIL : Failed to allocate memory for requested buffer of size 1440000000",
+    "FAIL : Exception during loading: std::bad_alloc",
+])  # fmt: skip
+def test_proof__memory_runs_out__is_no_fault_of_the_head(told, folder, monkeypatch):
+    fitted, record = trained("logistic", 3, folder)
+
+    def full(*_):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(proof, "open_session", full)
+    with pytest.raises(ResourceError, match="memory ran out while the bundle was proven"):
+        proven(parts_of(fitted, record, data(3, folder)[1]))
+
+
+def test_kernel__of_many_classes__takes_no_room_for_pairs_that_a_vector_is_not_of():
+    classes, each, dim = 60, 3, 8
+    y = np.repeat(np.arange(classes), each)
+    random = np.random.default_rng(0)
+    X = random.normal(size=(len(y), dim)) + 2 * random.normal(size=(classes, dim))[y]
+    X = X.astype(np.float32)
+    svc = SVC(break_ties=True).fit(X, y)
+    head = assembly.head(svc, None, dim=dim, dtype="float32", like=network())
+    content = graph.content_of(head)
+    assert (
+        len(content) < 60 * classes**2
+    )  # of a number for each vector and pair it is 350 times that
+    said = proof.session_of(content).run(["label"], {"embedding": X})[0]
+    np.testing.assert_array_equal(said, svc.predict(X))
 
 
 def test_proof__labels_of_a_head_without_probabilities__are_compared(folder, monkeypatch):

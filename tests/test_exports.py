@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,11 @@ def test_export__onto_itself_or_of_no_such_layer__is_refused_and_writes_nothing(
         exports.export(cached, tmp_path / "out.npy", to="npy", layer="pooled")
     with pytest.raises(ConfigurationError, match="no view 3"):
         exports.export(cached, tmp_path / "out.npy", to="npy", view=3)
+    for folder in (tmp_path, Path("/")):
+        with pytest.raises(ConfigurationError, match="is a folder; give --output the name"):
+            exports.export(cached, folder, to="npy")
     assert (tmp_path / "raw.h5").read_bytes() == before
+    assert not tmp_path.with_suffix(".rows.csv").exists()
     assert os.listdir(tmp_path) == ["raw.h5"]
 
 

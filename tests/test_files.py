@@ -211,6 +211,17 @@ def test_replacing__nothing_written__is_an_error_and_keeps_the_old(tmp_path):
     assert target.read_text() == "old"
 
 
+def test_replacing__device_or_pipe__is_left_where_it_is(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(FileExistsError, match="is a device or a pipe") as caught:
+            files.write_bytes(tmp_path / name, b"new")
+        assert caught.value.filename == str(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symlink", "hardlink"])
 def test_replacing__link_into_a_cache__leaves_the_cached_file_alone(tmp_path, link):
     cached, target = tmp_path / "cached", tmp_path / "out.txt"

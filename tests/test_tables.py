@@ -139,3 +139,9 @@ def test_columns__of_numbers_missing_or_bytes__are_text(cached):
     given = {"sha256": SHA256[:3], "label": [7, float("nan"), None], "path": [b"a", "b", "c"]}
     _, y, paths = cached.labelled(given)
     assert json.dumps([*y, *paths]) == '["7", "a"]'
+
+
+def test_columns__of_pandas_own_types__are_text(cached):
+    given = pd.DataFrame({"sha256": SHA256[:3], "label": [7, None, 8]}).convert_dtypes()
+    assert given["label"].isna().sum() == 1
+    assert cached.labelled(given).y.tolist() == ["7", "8"]

@@ -93,6 +93,7 @@ def _proven_head(
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The head's graph in the shortest float in which it is proven. Raises Inexpressible."""
     labels = dataset.read_labels(artifacts / "dataset" / "labels.parquet")
+    choice.check_labels(labels, parts)
     rows = np.unique(parts.cached.rows(labels.sha256))
     rows = rows[rows >= 0]
     classifier, temperature = parts.fitted.train_val, parts.fitted.temperature

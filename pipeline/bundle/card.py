@@ -1,6 +1,7 @@
 """The model card, artifacts/model/README.md: what a bundle is, how good, and what it must not be used for."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from pipeline.bundle import loading
 from pipeline.bundle.choice import Parts
+from pipeline.dataset import on_one_line
 from pipeline.errors import IntegrityError
 
 MOST_CLASSES = 50
@@ -80,11 +82,11 @@ def _what(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
     given = "a label, the probability of each class" if _known(said, parts) else "a label"
     yield f"`model.onnx` is one file: uint8 pixels in; {given} and the embedding"
     yield "out. Inside are the frozen backbone"
-    yield f"{said['backbone']} ({said['weights']}, {' + '.join(said['layers'])}, {said['dim']}"
+    yield f"{said['backbone']} ({_plain(said['weights'])}, {' + '.join(said['layers'])}, {said['dim']}"
     yield f"values, rounded to {said['storage']}) and a head of kind {said['kind']} that was fitted on"
     yield "these values of the images of train and val. The backbone was not trained on them."
     yield ""
-    shown = [f"`{name}`" for name in classes[:MOST_CLASSES]]
+    shown = [_code(name) for name in classes[:MOST_CLASSES]]
     more = (
         f" and {len(classes) - MOST_CLASSES} more (model.json)" if len(classes) > len(shown) else ""
     )
@@ -105,7 +107,7 @@ def _data(said: Mapping[str, Any], data: Mapping[str, Any], parts: Parts) -> Ite
     yield "| --- | --- | --- | --- |"
     for name in said["classes"][:MOST_CLASSES]:
         counts = [str(splits.get(split, {}).get(name, 0)) for split in SPLITS]
-        yield f"| {name.replace('|', '&#124;')} | {' | '.join(counts)} |"
+        yield f"| {_plain(name)} | {' | '.join(counts)} |"
     totals = [str(sum(splits.get(split, {}).values())) for split in SPLITS]
     yield f"| all | {' | '.join(totals)} |"
     yield ""
@@ -181,7 +183,7 @@ def _limits(said: Mapping[str, Any], context: Context) -> Iterator[str]:
     ]
     if few:
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
-        yield f"* Fewer than ten test images: {', '.join(few[:5])}{more}. Of these classes test says little."
+        yield f"* Fewer than ten test images: {', '.join(map(_plain, few[:5]))}{more}. Of these classes test says little."
     yield "* Groups of people, places or devices were not looked at apart, unless"
     yield "  `artifacts/evaluation/groups.csv` has them."
 
@@ -190,7 +192,8 @@ def _origin(said: Mapping[str, Any]) -> Iterator[str]:
     hashes, recipe = said["hashes"], said["preprocessing"]
     yield "## Licence and origin"
     yield ""
-    yield f"* Weights: {said['weights']} of source {said['source']}. Licence: {said['licence']}."
+    weights, licence = _plain(said["weights"]), _plain(said["licence"])
+    yield f"* Weights: {weights} of source {said['source']}. Licence: {licence}."
     yield "* The licence of the images is not known here; ask whoever gave them."
     yield f"* Preprocessing: shorter side to {recipe['resize']}, {recipe['interpolation']}; centre crop of"
     yield f"  {recipe['crop']}; test-time views: {said['tta'] or 'none'}. Mean and std are applied inside."
@@ -201,7 +204,7 @@ def _origin(said: Mapping[str, Any]) -> Iterator[str]:
 
 def _loading(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
     known = _known(said, parts)
-    classes = json.dumps(said["classes"], ensure_ascii=False)
+    classes = _literal(said["classes"])
     record = dict(said)
     yield "## How to run it"
     yield ""
@@ -219,6 +222,25 @@ def _loading(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
     yield "C++:"
     yield ""
     yield from ("```cpp", *loading.cpp(record, known=known).splitlines(), "```")
+
+
+def _plain(text: str) -> str:
+    """A name from anywhere as Markdown that says it, and nothing else, on one line."""
+    return re.sub(r"[\\`*<>\[\]|&~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", on_one_line(text))
+
+
+def _code(text: str) -> str:
+    """The same as code, in more backticks than it has in a row."""
+    shown = on_one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if len(fence) > 1 else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def _literal(names: Sequence[str]) -> str:
+    """A list of texts in JavaScript; what breaks lines or is not seen stands as an escape."""
+    text = json.dumps(list(names), ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def _known(said: Mapping[str, Any], parts: Parts) -> bool:

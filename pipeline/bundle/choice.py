@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import embeddings, frozen, heads
+from pipeline import embeddings, features, frozen, heads
+from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import check
@@ -94,3 +95,19 @@ def read(artifacts: Path, candidate: Candidate) -> Parts:
     fitted, record = heads.load(folder, candidate.head)
     check(folder / candidate.head, record, cached)
     return Parts(backbone, cached, fitted, record)
+
+
+def check_labels(labels: Labels, parts: Parts) -> None:
+    """Raise IntegrityError where a head was fitted on other classes or images than are labelled now."""
+    seen = {
+        str(one): features.images(labels, parts.cached, one) for one in (Split.TRAIN, Split.VAL)
+    }
+    images = {name: len(one.rows) for name, one in seen.items()}
+    odd = sorted(set(seen["train"].labels.label) ^ set(parts.fitted.classes))
+    then = parts.record.images or images
+    if odd or images != then:
+        one = Candidate(parts.record.backbone, parts.record.head)
+        what = f"class {odd[0]!r}" if odd else f"{images} images, once {then}"
+        raise IntegrityError(
+            f"labels.parquet is not what {one} was fitted on: {what}; run 'dvc repro bundle'"
+        )

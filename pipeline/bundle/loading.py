@@ -124,9 +124,8 @@ def javascript(said: dict[str, Any], classes: str, *, known: bool) -> str:
         "{ label, probability: Math.max(...said.probabilities.data) }" if known else "{ label }"
     )
     shape = str(_shape(said))
-    return _filled(
-        _JAVASCRIPT, {**_of_pixels(said), "classes": classes, "answer": answer, "shape": shape}
-    )
+    places = {**_of_pixels(said), "answer": answer, "shape": shape}
+    return _filled(_JAVASCRIPT, places | {"classes": classes})  # the last: names may be @shape@
 
 
 def cpp(said: dict[str, Any], *, known: bool) -> str:

@@ -14,12 +14,13 @@ from pipeline import features, frozen
 from pipeline.bundle.choice import Parts
 from pipeline.bundle.graph import EMBEDDING, IMAGES
 from pipeline.bundle.nodes import Inexpressible
+from pipeline.errors import ResourceError
 from pipeline.features import Vectors
 from pipeline.frozen import TOLERANCE as DRIFT
 from pipeline.outputs import layers_of, separated, views_of
 from pipeline.prediction import predict
 from pipeline.runtimes import onnx
-from pipeline.runtimes.sessions import open_session
+from pipeline.runtimes.sessions import is_out_of_memory, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -62,21 +63,9 @@ def tolerance_of(kind: str) -> float:
     return TOLERANCE[kind in LINEAR]
 
 
-@contextmanager
-def _complaints() -> Iterator[None]:
-    """Whatever onnxruntime has against a graph is a reason not to bundle it."""
-    try:
-        yield
-    except (MemoryError, OSError):  # this machine's, not the graph's
-        raise
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
-
-
 def session_of(content: bytes) -> "onnxruntime.InferenceSession":
-    """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
-    with _complaints():
+    """A session on one core of this machine. Raises as `_running` does."""
+    with _running():
         return open_session(content, "cpu")
 
 
@@ -139,8 +128,29 @@ def _split(values: Any, size: int) -> Iterator[Any]:
 
 
 def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
-    with _complaints():
+    with _running():
         return list(session.run(None, {name: values}))
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Raises Inexpressible where onnxruntime has no kernel, ResourceError where it has no memory.
+
+    A full machine says nothing of a head: another must not be bundled for it.
+    """
+    try:
+        yield
+    except OSError:  # of a disk that fails
+        raise
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises many kinds
+        text = str(error)
+        reason = " ".join(text.split())[:200]
+        if isinstance(error, MemoryError) or "bad_alloc" in text or is_out_of_memory(text):
+            raise ResourceError(
+                f"memory ran out while the bundle was proven ({reason}); free some, then run "
+                "'dvc repro bundle'"
+            ) from None
+        raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
 
 
 def _joined(runs: list[list[Any]]) -> Answers:

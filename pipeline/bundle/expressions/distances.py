@@ -38,41 +38,55 @@ def by_kernel(nodes: Nodes, classifier: Any, x: str) -> Answer:
         )
     squared = nodes.add("Max", _squared(nodes, x, classifier.support_vectors_), nodes.real(0.0))
     kernel = nodes.add("Exp", nodes.add("Mul", squared, nodes.real(-classifier._gamma)))  # noqa: SLF001
-    decision = nodes.affine(kernel, _one_against_one(classifier), classifier.intercept_)
-    if classes > 2:
-        decision = _votes(nodes, decision, classes)
+    if classes == 2:
+        decision = nodes.affine(kernel, classifier.dual_coef_.T, classifier.intercept_)
+    else:
+        decision = _votes(nodes, _one_against_one(nodes, classifier, kernel), classes)
     return decided(nodes, decision, classes, states=False)
 
 
-def _one_against_one(classifier: Any) -> Values:
-    """(M, P): what each support vector counts for each pair of classes.
+def _one_against_one(nodes: Nodes, classifier: Any, kernel: str) -> str:
+    """(N, M) of the kernel -> (N, P), a decision for each pair of classes.
 
-    Row j - 1 or j of its dual coefficients is that against class j, which has no row for its own.
+    Row j - 1 or j of the dual coefficients is that against class j, which has no row for its own.
+    Each class's vectors are summed up against each other class by themselves: of all pairs most
+    numbers would be zeros, and of some hundred classes more than memory holds.
     """
-    dual, counts = classifier.dual_coef_, classifier.n_support_
-    if len(classifier.classes_) == 2:
-        return np.asarray(dual.T)
-    of_class = np.repeat(np.arange(len(counts)), counts)
-    columns = []
-    for first, second in combinations(range(len(counts)), 2):
-        column = np.where(of_class == first, dual[second - 1], 0.0)
-        columns.append(np.where(of_class == second, dual[first], column))
-    return np.stack(columns, axis=1)
+    classes, places = len(classifier.classes_), np.arange(len(classifier.support_vectors_))
+    parts = []
+    for own in np.split(places, np.cumsum(classifier.n_support_)[:-1]):
+        some = nodes.add("Gather", kernel, nodes.constant(own), axis=1)
+        dual = nodes.real(classifier.dual_coef_[:, own].T, "dual")
+        parts.append(nodes.add("MatMul", some, dual))
+    against = nodes.add("Concat", *parts, axis=1)  # (N, K * (K - 1))
+    pairs = np.array(list(combinations(range(classes), 2)))
+    first, second = pairs[:, 0], pairs[:, 1]
+    ours = nodes.constant(first * (classes - 1) + second - 1)
+    theirs = nodes.constant(second * (classes - 1) + first)
+    both = (nodes.add("Gather", against, each, axis=1) for each in (ours, theirs))
+    return nodes.add("Add", nodes.add("Add", *both), nodes.real(classifier.intercept_))
 
 
 def _votes(nodes: Nodes, decision: str, classes: int) -> str:
     """(N, P) of pairs -> (N, K): votes, and between equal votes the sums of decisions."""
-    pairs = list(combinations(range(classes), 2))
-    against, start = np.zeros((len(pairs), classes)), np.zeros(classes)
-    for place, (first, second) in enumerate(pairs):
-        against[place, first], against[place, second] = -1, 1
-        start[first] += 1
-    lost = nodes.add("Less", decision, nodes.real(0.0))
-    votes = nodes.affine(nodes.cast(lost, nodes.dtype), against, start)
-    sums = nodes.add("MatMul", decision, nodes.real(-against))
+    place = np.zeros((classes, classes), np.int64)
+    upper = np.triu_indices(classes, 1)
+    place[upper] = np.arange(len(upper[0]))
+    others = ~np.eye(classes, dtype=bool)
+    places = nodes.constant((place + place.T)[others])  # (K * (K - 1),): each class's pairs
+    sign = nodes.real(np.where(np.tri(classes, dtype=bool), -1, 1)[others], "sign")
+    by_class = nodes.constant(np.array([0, classes, classes - 1], np.int64))
+    flat = nodes.constant(np.array([0, classes], np.int64))
+
+    def summed(pairs: str) -> str:
+        each = nodes.add("Mul", nodes.add("Gather", pairs, places, axis=1), sign)
+        return nodes.add("Reshape", nodes.total(nodes.add("Reshape", each, by_class), 2), flat)
+
+    lost = nodes.cast(nodes.add("Less", decision, nodes.real(0.0)), nodes.dtype)
+    start = nodes.real(np.arange(classes - 1, -1, -1))
+    votes, sums = nodes.add("Sub", start, summed(lost)), summed(decision)
     size = nodes.add("Add", nodes.add("Abs", sums), nodes.real(1.0))
-    share = nodes.add("Div", sums, nodes.add("Mul", size, nodes.real(3.0)))
-    return nodes.add("Add", votes, share)
+    return nodes.add("Add", votes, nodes.add("Div", sums, nodes.add("Mul", size, nodes.real(3.0))))
 
 
 def by_neighbours(nodes: Nodes, classifier: Any, x: str) -> Answer:
@@ -86,14 +100,15 @@ def by_neighbours(nodes: Nodes, classifier: Any, x: str) -> Answer:
         )
     fitted, classes = normalize(classifier._fit_X), len(classifier.classes_)  # noqa: SLF001
     cosines = nodes.add("MatMul", nodes.unit(x, SHORT), nodes.real(fitted.T, "fitted"))
-    near, places = nodes.top(cosines, int(classifier.n_neighbors))
+    count = int(classifier.n_neighbors)
+    near, places = nodes.top(cosines, count)
     apart = nodes.add("Max", nodes.add("Sub", nodes.real(1.0), near), nodes.real(0.0))
     weights = nodes.add("Exp", nodes.add("Mul", apart, nodes.real(-1 / TEMPERATURE)))
     code = nodes.constant(np.asarray(classifier._y, dtype=np.int64)[:, None], "codes")  # noqa: SLF001
     each = nodes.constant(np.arange(classes, dtype=np.int64), "classes")
     is_of = nodes.add("Equal", nodes.add("Gather", code, places, axis=0), each)  # (N, k, K)
-    row = nodes.add("Reshape", weights, nodes.constant(np.array([0, 1, -1], np.int64)))
+    row = nodes.add("Reshape", weights, nodes.constant(np.array([0, 1, count], np.int64)))
     found = nodes.add("MatMul", row, nodes.cast(is_of, nodes.dtype))  # (N, 1, K)
-    by_class = nodes.add("Reshape", found, nodes.constant(np.array([-1, classes], np.int64)))
+    by_class = nodes.add("Reshape", found, nodes.constant(np.array([0, classes], np.int64)))
     share = nodes.add("Div", by_class, nodes.total(by_class))
     return Answer(classes, probabilities=share)
