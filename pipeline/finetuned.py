@@ -1,7 +1,7 @@
 """A fine-tuned model's folder: what lies in it, and how its answers are read. No torch is needed.
 
-finetuned/<name>/ holds model.safetensors (`backbone.…` and `head.…`), model.onnx where ONNX can
-express it, predictions.parquet and probabilities.npy (its answers on val and test, a row an
+finetuned/<name>/ holds model.safetensors (`backbone.…` and `head.…`), model.onnx (empty
+where ONNX cannot express it), predictions.parquet and probabilities.npy (its answers on val and test, a row an
 image in both), history.csv (a row an epoch) and record.json, which names the sha256 of each.
 """
 
@@ -21,6 +21,9 @@ from pipeline.dataset import Labels, Split
 from pipeline.errors import IntegrityError
 
 FORMAT_VERSION = 1
+KIND = "finetuned"
+"""Of such a model, beside the kinds of heads."""
+
 RECORD = "record.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
@@ -82,7 +85,7 @@ class Finetuned:
         place = {path: at for at, path in enumerate(labels.path)}
         if not all(path in place for path in paths):
             raise IntegrityError(
-                f"{self.folder}: it has answers on images that labels.parquet has not; {self._again}"
+                f"{self.folder}: it has answers on images that labels.parquet has not; {self.again}"
             )
         for split in EVALUATED:
             mask = splits == split
@@ -95,14 +98,15 @@ class Finetuned:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise IntegrityError(f"{path} is missing; {self._again}") from None
+            raise IntegrityError(f"{path} is missing; {self.again}") from None
         actual, recorded = files.sha256_of_bytes(content), self.record["sha256"].get(file)
         if actual != recorded:
-            raise IntegrityError(f"{path}: sha256 is {actual}, recorded {recorded}; {self._again}")
+            raise IntegrityError(f"{path}: sha256 is {actual}, recorded {recorded}; {self.again}")
         return content
 
     @property
-    def _again(self) -> str:
+    def again(self) -> str:
+        """What to type where it is not right."""
         return f"run 'dvc repro -f finetune@{self.folder.name}'"
 
 

@@ -11,6 +11,8 @@
     state       a run in the making, which a killed one goes on from
     prepared    a run before its first step: images, network, the check of its start
     course      what a run is of, and what is told of it while it goes
+    live        what can be watched while it goes
+    energy      what it takes of it, where codecarbon is installed
     scoring     how good a network is on a split
     outcome     the weights that are kept, their answers, the folder of `pipeline.finetuned`
 
@@ -31,9 +33,10 @@ from pipeline.backbones import bare
 from pipeline.backbones.weights import digest
 from pipeline.dataset import Split
 from pipeline.evaluation.results import Result
-from pipeline.finetuning import blocks, loop, optimising, outcome, scoring, start
+from pipeline.finetuning import blocks, energy, loop, optimising, outcome, scoring, start
 from pipeline.finetuning.blocks import Group
 from pipeline.finetuning.course import Course, Told, Watch, silent
+from pipeline.finetuning.live import watching
 from pipeline.finetuning.network import repeatable
 from pipeline.finetuning.outcome import Kept
 from pipeline.finetuning.prepared import Material, Place, Prepared, device_of, prepare, views_of
@@ -41,10 +44,7 @@ from pipeline.finetuning.state import Standing
 from pipeline.metrics import Scored
 from pipeline.params import BackboneParams, FinetuneParams
 
-__all__ = ["Group", "Material", "Place", "Told", "groups", "run"]
-
-KIND = "finetuned"
-"""Of such a model, beside the kinds of heads."""
+__all__ = ["Group", "Material", "Place", "Told", "describe", "groups", "run", "watching"]
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     """
     clock = _Clock()
     device = device_of(place.device)
-    with repeatable(device):
+    with repeatable(device), energy.measured() as used:
         prepared = prepare(name, entry, given, place, device)
         clock.note("start")
         course, network = prepared.course, prepared.network
@@ -75,7 +75,7 @@ def run(
         place.folder, network, results, standing.history, record, recipe, views_of(given.backbone)
     )
     clock.note("write")
-    _note_run(name, place, course, standing, clock, device)
+    _note_run(name, place, course, standing, clock, device, used)
     return finetuned.load(place.folder).record
 
 
@@ -92,6 +92,19 @@ def groups(
     return blocks.groups(body, dim * classes + classes, entry, f"params.yaml: finetune.{name}")
 
 
+def describe(record: dict[str, Any]) -> str:
+    """A record in a line or two, for the terminal."""
+    val, agreement = record["val"], record["started_from"]["agreement"]
+    started = "from random numbers" if agreement is None else f"from {record['head']}"
+    if agreement is not None:
+        started += f", agreeing with it on {agreement:.1%} of the validation images"
+    alpha = "" if record["alpha"] is None else f", {record['alpha']:g} of the way from the start"
+    return (
+        f"{record['name']}: started {started}; kept epoch {record['epoch']} of {record['epochs']}{alpha}; "
+        f"validation accuracy {val['accuracy']:.4f}, log loss {val['log_loss']:.4f}"
+    )
+
+
 def _answers(name: str, given: Material, prepared: Prepared) -> Iterator[Result]:
     """What the trained network says of val and of test."""
     course, classes = prepared.course, given.fitted.classes
@@ -102,7 +115,7 @@ def _answers(name: str, given: Material, prepared: Prepared) -> Iterator[Result]
         yield Result(
             *(given.backbone.name, name, split, prepared.held[split].labels, scored, classes),
             control=False,
-            kind=KIND,
+            kind=finetuned.KIND,
             source=str(given.backbone.fields["source"]),
         )
 
@@ -119,7 +132,7 @@ def _record(
     reference, held = prepared.reference, prepared.held
     return {
         "name": name,
-        "kind": KIND,
+        "kind": finetuned.KIND,
         "backbone": given.backbone.name,
         "head": given.record.head,
         "entry": entry.model_dump(),
@@ -167,6 +180,7 @@ def _note_run(
     standing: Standing,
     clock: _Clock,
     device: torch.device,
+    used: dict[str, Any],
 ) -> None:
     """Write runs/finetune-<name>.json, which is tracked by nothing, and let the unfinished run go."""
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
@@ -178,6 +192,7 @@ def _note_run(
         "device": device.type,
         "passes": standing.passes,
         "gpu_memory_bytes": memory,
+        **used,
     }
     files.write_json(place.runs / f"finetune-{name}.json", note)
     shutil.rmtree(course.folder, ignore_errors=True)

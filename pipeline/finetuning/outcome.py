@@ -124,6 +124,7 @@ def write(
         (beside / finetuned.WEIGHTS).write_bytes(save(tensors))
         reason = write_onnx(network, recipe, views, beside / finetuned.ONNX, folder.name)
         if reason:
+            (beside / finetuned.ONNX).touch()  # DVC wants every output to be there
             print(f"headstart: {folder.name}: no model.onnx ({reason})", file=sys.stderr)
         tables.write_predictions(beside / finetuned.PREDICTIONS, list(results))
         known = [result.scored.known for result in results]
