@@ -15,6 +15,7 @@ def main() -> None:
         backbones=run.backbones,
         heads=run.heads,
         curves=project.params.curve,
+        finetune=project.params.finetune,
     )
     print(f"open {path.relative_to(project.root)}")
 

@@ -1,6 +1,7 @@
 """What a run takes of energy, as codecarbon estimates it where that is installed."""
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ def measured() -> Iterator[dict[str, Any]]:
         return
     from codecarbon import OfflineEmissionsTracker
 
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # before it reads log_level
     tracker = OfflineEmissionsTracker(
         country_iso_code=ANYWHERE,
         save_to_file=False,
