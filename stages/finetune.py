@@ -2,9 +2,9 @@
 
 import argparse
 
-from pipeline import dataset, embeddings, finetuning, frozen, heads
+from pipeline import finetuning
 from pipeline.errors import exit_status, leave
-from pipeline.finetuning import Material, Place
+from pipeline.finetuning import Place
 from pipeline.project import open_project
 
 
@@ -14,16 +14,8 @@ def main() -> None:
     name = parser.parse_args().name
     project = open_project()
     entry, artifacts, runs = project.finetune(name), project.artifacts, project.artifacts / "runs"
-    fitted, record = heads.load(artifacts / "heads" / entry.backbone, entry.head)
-    given = Material(
-        labels=dataset.read_labels(artifacts / "dataset" / "labels.parquet"),
-        cached=embeddings.open(artifacts / "embeddings" / f"{entry.backbone}.h5"),
-        root=project.data_root,
-        backbone=frozen.load(artifacts / "backbones" / entry.backbone),
-        origin=project.backbone(entry.backbone),
-        fitted=fitted,
-        record=record,
-    )
+    origin = project.backbone(entry.backbone)
+    given = finetuning.read(artifacts, project.data_root, entry, origin)
     device = project.execution.device
     place = Place(artifacts / "finetuned" / name, runs, project.locate, device=device)
     with finetuning.watching(name, entry.epochs, runs) as watch:

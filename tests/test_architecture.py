@@ -12,7 +12,7 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "errors", "files", "gpus", "names", "pace", "sink"},
+    {"cgroups", "children", "durations", "errors", "files", "gpus", "names", "pace", "sink"},
     {"params"},
     {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
     {"outputs"},

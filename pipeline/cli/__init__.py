@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
+from pipeline.cli.commands.finetune import add as add_finetune  # not its module: a name of ours
 from pipeline.errors import exit_status, hear_interrupts
 
 
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     results.set_defaults(run=_results)
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
+    add_finetune(commands)
     _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top

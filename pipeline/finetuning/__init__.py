@@ -11,6 +11,7 @@
     state       a run in the making, which a killed one goes on from
     prepared    a run before its first step: images, network, the check of its start
     course      what a run is of, and what is told of it while it goes
+    trial       what a run would cost, by a few steps of it
     live        what can be watched while it goes
     energy      what it takes of it, where codecarbon is installed
     scoring     how good a network is on a split
@@ -39,12 +40,33 @@ from pipeline.finetuning.course import Course, Told, Watch, silent
 from pipeline.finetuning.live import watching
 from pipeline.finetuning.network import repeatable
 from pipeline.finetuning.outcome import Kept
-from pipeline.finetuning.prepared import Material, Place, Prepared, device_of, prepare, views_of
+from pipeline.finetuning.prepared import (
+    Material,
+    Place,
+    Prepared,
+    device_of,
+    prepare,
+    read,
+    views_of,
+)
 from pipeline.finetuning.state import Standing
+from pipeline.finetuning.trial import Cost, measure
 from pipeline.metrics import Scored
 from pipeline.params import BackboneParams, FinetuneParams
 
-__all__ = ["Group", "Material", "Place", "Told", "describe", "groups", "run", "watching"]
+__all__ = [
+    "Cost",
+    "Group",
+    "Material",
+    "Place",
+    "Told",
+    "describe",
+    "groups",
+    "measure",
+    "read",
+    "run",
+    "watching",
+]
 
 
 def run(

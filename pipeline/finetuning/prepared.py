@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import cgroups, features, files
+from pipeline import cgroups, dataset, embeddings, features, files, frozen, heads
 from pipeline.backbones.source import Locate
 from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
@@ -43,6 +43,20 @@ class Material:
     def beginning(self) -> Beginning:
         """What of it the network is made of."""
         return Beginning(self.backbone, self.origin, self.fitted, self.record)
+
+
+def read(artifacts: Path, root: Path, entry: FinetuneParams, origin: BackboneParams) -> Material:
+    """What the stages before left of an entry. Raises IntegrityError."""
+    fitted, record = heads.load(artifacts / "heads" / entry.backbone, entry.head)
+    return Material(
+        labels=dataset.read_labels(artifacts / "dataset" / "labels.parquet"),
+        cached=embeddings.open(artifacts / "embeddings" / f"{entry.backbone}.h5"),
+        root=root,
+        backbone=frozen.load(artifacts / "backbones" / entry.backbone),
+        origin=origin,
+        fitted=fitted,
+        record=record,
+    )
 
 
 @dataclass(frozen=True)
