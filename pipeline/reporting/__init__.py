@@ -16,6 +16,7 @@
     provenance  data, backbones, and how heads were fitted
     problems    what was left out, and why
     digests     the sha256 of every input
+    timings     a page of its own, untracked: what each way took
     wording     how numbers are written
 
 The page is prepared here, in Python; report.html, a Jinja2 template, only lays it out.
