@@ -155,12 +155,12 @@ def gather(cached: Embeddings, layers: Sequence[str], parts: Sequence[tuple[Rows
             target = X[top + start : top + start + len(some)]
             for layer, left, right in zip(layers, edges, edges[1:], strict=False):
                 taken = cached.take(some, layer=layer, view=view)
-                target[:, left:right] = _unit(taken) if len(layers) > 1 else taken
+                target[:, left:right] = unit(taken) if len(layers) > 1 else taken
         top += len(rows)
     return X
 
 
-def _unit(vectors: Vectors) -> Vectors:
+def unit(vectors: Vectors) -> Vectors:
     """Each row divided by its L2 norm, in place; a row of zeros stays."""
     norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1, keepdims=True))
     norms[norms == 0] = 1

@@ -196,6 +196,18 @@ class FinetuneParams(_Block):
     channels_last: bool = True
 
 
+class BundleParams(_Block):
+    """Which head of which backbone of the run is bundled; None: the best by validation."""
+
+    backbone: str | None = None
+    head: str | None = None
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """Both names, or None."""
+        return (self.backbone, self.head) if self.backbone and self.head else None
+
+
 class ExecutionParams(_Block):
     """Mechanics: about speed and place, tracked by no stage, never part of a result."""
 
@@ -220,6 +232,7 @@ class Params(_Block):
     run: RunParams
     curve: dict[str, CurveParams] = {}
     finetune: dict[str, FinetuneParams] = {}
+    bundle: BundleParams = BundleParams()
     execution: ExecutionParams = ExecutionParams()
 
 
@@ -238,6 +251,7 @@ def parse(content: object, *, where: str = "params.yaml") -> Params:
     _check_names(params, where)
     _check_curves(params, where)
     _check_finetunes(params, where)
+    _check_bundle(params, where)
     return params
 
 
@@ -420,3 +434,19 @@ def _check_finetunes(params: Params, where: str) -> None:
             raise ConfigurationError(
                 f"{at}.warmup_epochs is {entry.warmup_epochs}: must be below epochs ({entry.epochs})"
             )
+
+
+def _check_bundle(params: Params, where: str) -> None:
+    named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
+    for key, name in named.items():
+        listed: list[str] = getattr(params.run, f"{key}s")
+        if name is not None and name not in listed:
+            raise ConfigurationError(
+                f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"
+            )
+    if len(given := [key for key, name in named.items() if name is not None]) == 1:
+        other = next(key for key in named if key not in given)
+        raise ConfigurationError(
+            f"{where}: bundle.{given[0]} is given and bundle.{other} is not; name both, or leave "
+            "both at null for the best by validation"
+        )

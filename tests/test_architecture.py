@@ -43,6 +43,7 @@ LEVELS = [
     {"worker"},
     {"computing"},
     {
+        "bundle",
         "changes",
         "curves",
         "extraction",
@@ -88,6 +89,7 @@ HOMES = {
         "pipeline/backbones/onnx_file.py",
         "pipeline/backbones/onnx_model.py",
         "pipeline/backbones/trial.py",
+        "pipeline/bundle/",
         "pipeline/cli/doctor/trial.py",
         "pipeline/runtimes/pruning.py",
     },
@@ -104,6 +106,7 @@ HOMES = {
     "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
+        "pipeline/bundle/expressions/",
         "pipeline/curves/",
         "pipeline/heads/",
         "pipeline/candidates.py",
@@ -268,6 +271,7 @@ def loaded_by(module: str) -> set[str]:
         ("report", {"torch", "onnxruntime", "sklearn", "dask", "distributed", "scipy"}),
         ("curve", {"torch", "onnxruntime", "dask", "distributed", "timm", "jinja2"}),
         ("evaluate", {"torch", "onnxruntime", "dask", "distributed", "timm"}),
+        ("bundle", {"torch", "dask", "distributed", "timm", "jinja2"}),
     ],
 )
 def test_import_budget(stage, banned):

@@ -76,6 +76,19 @@ def test_check__curve__is_checked_like_a_head(desk):
     assert "curve.few.backbones: unknown backbone 'rwa'" in desk.refused(2, "check")
 
 
+def test_check__bundle__has_to_name_what_runs__both_or_none(desk):
+    desk.edit(lambda params: params["bundle"].update(backbone="raw"))
+    assert "bundle.backbone is given and bundle.head is not" in desk.refused(2, "check")
+    desk.edit(lambda params: params["bundle"].update(head="knn"))
+    assert "bundle.head: unknown head 'knn'" in desk.refused(2, "check")
+    desk.edit(lambda params: params["bundle"].update(head="dummy"))
+    assert desk.headstart("check").code == 0
+    desk.edit(lambda params: params.pop("bundle"))
+    assert "the key bundle is missing, and DVC tracks it; add 'bundle: {" in desk.refused(
+        2, "check"
+    )
+
+
 def test_check__right_project__says_what_will_run(desk):
     done = desk.headstart("check")
     assert (done.code, done.err) == (0, "")

@@ -24,6 +24,7 @@ STAGES = [
     "extract raw",
     "train raw logistic",
     "evaluate",
+    "bundle",
     "report",
 ]
 VOLATILE = {"runs/extract-raw.json"}
@@ -48,6 +49,7 @@ def calm_project(folder: Path, stages: list[str]) -> Project:
         params["run"]["heads"] = ["logistic"]
         params["heads"]["logistic"]["C"] = 0.1
         params["data"]["path"] = "photos"
+        params["bundle"] = {"backbone": "raw", "head": "logistic"}
         params["execution"]["threads"] = 1
 
     project.edit(change)

@@ -23,6 +23,7 @@ STAGES = {
     "extract raw": ["embeddings/raw.h5", "embeddings/raw.problems.csv"],
     "train raw logistic": ["heads/raw/logistic.joblib", "heads/raw/logistic.json"],
     "evaluate": ["evaluation/metrics.json", "evaluation/predictions.parquet"],
+    "bundle": ["model/model.onnx", "model/model.json"],
     "report": ["report.html"],
 }
 """A stage's command line, and some of what it writes."""
@@ -38,6 +39,7 @@ def whole(tmp_path_factory) -> Project:
         use_pixels(params)
         params["run"]["heads"] = ["logistic"]
         params["data"]["path"] = "photos"
+        params["bundle"] = {"backbone": "raw", "head": "logistic"}
 
     project.edit(change)
     for stage in STAGES:

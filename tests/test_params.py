@@ -240,6 +240,20 @@ def test_parse__entry_of_a_stage_to_come__is_refused_rather_than_ignored():
     assert "finetune.mine" in refusal(changed("finetune.mine", {}))
 
 
+def test_parse__bundle__names_both_or_none_of_those_that_run():
+    assert parse(changed("bundle", {"backbone": None, "head": None})).bundle.named is None
+    run = parse(changed("curve", {})).run
+    both = {"backbone": run.backbones[0], "head": run.heads[0]}
+    assert parse(changed("bundle", both)).bundle.named == (run.backbones[0], run.heads[0])
+    message = refusal(changed("bundle", {"head": run.heads[0]}))
+    assert "bundle.head is given and bundle.backbone is not; name both" in message
+    for key, name in both.items():
+        message = refusal(changed("bundle", {**both, key: f"{name}x"}))
+        assert f"bundle.{key}: unknown {key} '{name}x'; did you mean {name!r}" in message
+        assert f"run.{key}s" in message
+    assert "bundle.heads" in refusal(changed("bundle", {"heads": None}))
+
+
 def test_load__missing_file__says_where_to_go(tmp_path):
     with pytest.raises(ConfigurationError, match=r"params\.yaml does not exist; run this in"):
         load(tmp_path / "params.yaml")

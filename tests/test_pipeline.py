@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from tests.conftest import Project, draw, make_photos, make_pixel_project, make_project
 
 EVERYTHING = ["sample", "prepare", "freeze@raw", "extract@raw"]
-AFTER_HEADS = ["evaluate", "report"]
+AFTER_HEADS = ["evaluate", "bundle", "report"]
 
 
 @pytest.fixture(scope="module")

@@ -389,7 +389,7 @@ def test_plan__after_dvc_repro__names_the_stages_that_then_run(desk, fresh):
 
     here.edit(lambda params: params["heads"]["logistic"].update(C=0.7))
     said = planned(here)["stages"]
-    assert said == {"run": ["train@raw-logistic"], "follow": ["evaluate", "report"]}
+    assert said == {"run": ["train@raw-logistic"], "follow": ["evaluate", "bundle", "report"]}
     lines = here.headstart("results").out.splitlines()
     assert "old: stage train@raw-logistic changed since; run 'dvc repro'" in lines
     assert set(project.repro()) <= {*said["run"], *said["follow"]}

@@ -29,6 +29,7 @@ TRACKED = (
     "run.backbones",
     "curve",
     "finetune",
+    "bundle",
 )
 """Keys that stages of dvc.yaml track: DVC stops where one is missing, default or not."""
 

@@ -82,7 +82,7 @@ def _of_head(
 ) -> Iterator[Result]:
     """gathered: the vectors of all images, one split after the other."""
     fitted, record = heads.load(folder, name)
-    _check(folder / name, record, cached)
+    check(folder / name, record, cached)
     X = gathered.of(tuple(record.layers) or cached.layers[:1])
     control = record.kind in CONTROL_KINDS or cached.source in CONTROL_SOURCES
     fits, vectors = (fitted.train, fitted.train_val), np.split(X, [len(images[0].rows)])
@@ -121,7 +121,7 @@ def _abstention(scored: Scored, record: Record) -> dict[str, Any]:
     return metrics.abstention(scored, wanted["wanted"], wanted.get("threshold"))
 
 
-def _check(head: Path, record: Record, cached: Embeddings) -> None:
+def check(head: Path, record: Record, cached: Embeddings) -> None:
     """Raise IntegrityError where a head was fitted on other vectors than are in the file."""
     again = f"run 'dvc repro train@{head.parent.name}-{head.name}'"
     if record.fingerprint != cached.fingerprint:

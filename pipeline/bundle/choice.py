@@ -1,0 +1,96 @@
+"""What is bundled: the head that params.yaml names, or the best by validation and those after it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import embeddings, frozen, heads
+from pipeline.embeddings import Embeddings
+from pipeline.errors import IntegrityError
+from pipeline.evaluation.results import check
+from pipeline.evaluation.summary import order
+from pipeline.frozen import FrozenBackbone
+from pipeline.heads import Fitted, Record
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head of a backbone, by their names."""
+
+    backbone: str
+    head: str
+
+    def __str__(self) -> str:
+        return f"{self.head} on {self.backbone}"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a candidate's bundle is made of, each verified, and all made of one another."""
+
+    backbone: FrozenBackbone
+    cached: Embeddings
+    fitted: Fitted
+    record: Record
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of those that the head sees, joined in this order."""
+        return tuple(self.record.layers) or self.cached.layers[:1]
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors that it sees."""
+        return sum(self.cached.of(layer).shape[1] for layer in self.layers)
+
+
+def figures(artifacts: Path) -> dict[str, Any]:
+    """What metrics.json has. Raises IntegrityError."""
+    path = artifacts / "evaluation" / "metrics.json"
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run 'dvc repro evaluate'") from None
+    except (ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro -f evaluate'") from None
+
+
+def candidates(
+    artifacts: Path, backbones: Sequence[str], head_names: Sequence[str]
+) -> list[Candidate]:
+    """Every head of the run that is no control, the best by validation first."""
+    known = figures(artifacts)
+
+    def place(one: Candidate) -> tuple[float, float, str, str]:
+        return order(known.get(one.backbone, {}).get(one.head, {}), one.backbone, one.head)
+
+    return sorted(_contenders(artifacts, backbones, head_names), key=place)
+
+
+def _contenders(
+    artifacts: Path, backbones: Sequence[str], head_names: Sequence[str]
+) -> Iterator[Candidate]:
+    for name in backbones:
+        if frozen.read(artifacts / "backbones" / name).fields["source"] in CONTROL_SOURCES:
+            continue
+        for head in head_names:
+            if heads.load_record(artifacts / "heads" / name, head).kind not in CONTROL_KINDS:
+                yield Candidate(name, head)
+
+
+def read(artifacts: Path, candidate: Candidate) -> Parts:
+    """Its files. Raises IntegrityError where one is not what its record, or another's, says."""
+    folder = artifacts / "heads" / candidate.backbone
+    backbone = frozen.load(artifacts / "backbones" / candidate.backbone)
+    cached = embeddings.open(artifacts / "embeddings" / f"{candidate.backbone}.h5")
+    if cached.fingerprint != backbone.fingerprint:
+        raise IntegrityError(
+            f"{backbone.folder}: fingerprint is {backbone.fingerprint}, the embeddings have "
+            f"{cached.fingerprint}; run 'dvc repro extract@{candidate.backbone}'"
+        )
+    fitted, record = heads.load(folder, candidate.head)
+    check(folder / candidate.head, record, cached)
+    return Parts(backbone, cached, fitted, record)

@@ -1,0 +1,19 @@
+"""Write the best head, or the one that is named, as one ONNX file: -> artifacts/model/."""
+
+from pipeline import bundle, files
+from pipeline.errors import exit_status, leave
+from pipeline.project import open_project
+
+
+def main() -> None:
+    project = open_project()
+    run, named = project.params.run, project.params.bundle.named
+    made = bundle.bundle(project.artifacts, run.backbones, run.heads, named)
+    bundle.write(project.artifacts / "model", made)
+    files.write_json(project.artifacts / "runs" / "bundle.json", made.figures)
+    bundle.warn(made)
+    print(bundle.describe(made))
+
+
+if __name__ == "__main__":
+    leave(exit_status(main))
