@@ -94,7 +94,7 @@ UNFROZEN = {
 
 @pytest.mark.parametrize("unfreeze", [*UNFROZEN, ["layer2", "conv1"]])
 def test_run__what_is_frozen__stays_to_the_bit_and_so_do_statistics(desk, tmp_path, unfreeze):
-    desk.run(tmp_path, unfreeze=unfreeze, epochs=1, weight_decay=0.1)
+    desk.run(tmp_path, init="fresh", unfreeze=unfreeze, epochs=1, weight_decay=0.1)
     parts = UNFROZEN[unfreeze] if isinstance(unfreeze, str) else ("conv1", "bn1", "layer2")
     changed = moved(desk, tmp_path)
     assert {name.split(".")[1] for name in changed} == set(parts)
@@ -102,7 +102,7 @@ def test_run__what_is_frozen__stays_to_the_bit_and_so_do_statistics(desk, tmp_pa
 
 
 def test_run__batch_norm_that_follows__is_of_trained_blocks_alone(desk, tmp_path):
-    desk.run(tmp_path, unfreeze="last:1", epochs=1, batch_norm="train")
+    desk.run(tmp_path, init="fresh", unfreeze="last:1", epochs=1, batch_norm="train")
     statistics = {name.split(".")[1] for name in moved(desk, tmp_path) if "running" in name}
     assert statistics == {"layer4"}
 
@@ -127,7 +127,7 @@ def test_run__gradual__lets_blocks_loose_one_after_another(desk, tmp_path):
 
 
 def test_run__layer_decay__moves_early_blocks_less_than_late_ones(desk, tmp_path):
-    desk.run(tmp_path, unfreeze="all", optimizer="sgd", lr=0.01, layer_decay=0.3)
+    desk.run(tmp_path, init="fresh", unfreeze="all", optimizer="sgd", lr=0.01, layer_decay=0.3)
     now, before = weights(tmp_path), original(desk)
 
     def drift(block: str) -> float:
@@ -180,7 +180,9 @@ def test_run__l2_sp__holds_weights_at_their_start(desk, tmp_path):
     far = []
     for strength in (0.0, 100.0):
         out = tmp_path / str(strength)
-        desk.run(out, unfreeze="last:1", optimizer="sgd", lr=0.003, l2_sp=strength, epochs=1)
+        desk.run(
+            out, init="fresh", unfreeze="last:1", optimizer="sgd", lr=3e-3, l2_sp=strength, epochs=1
+        )
         now, before = weights(out), original(desk)
         far.append(sum(float((now[name] - one).float().norm()) for name, one in before.items()))
     assert far[1] < far[0]
@@ -198,9 +200,7 @@ def test_run__fresh_head_and_random_weights__begin_worse_than_the_head(desk, tmp
 
 
 def test_run__no_epoch_better_than_the_start__keeps_it_and_stops_early(desk, tmp_path):
-    record = desk.run(
-        tmp_path, unfreeze="all", lr=5.0, optimizer="sgd", clip=None, epochs=9, patience=2
-    )
+    record = desk.run(tmp_path, unfreeze="all", lr=0.3, optimizer="sgd", epochs=9, patience=2)
     assert (record["epoch"], record["epochs"]) == (0, 2)
     assert not moved(desk, tmp_path)
 
