@@ -87,8 +87,14 @@ def run(
         standing, begun = loop.train(network, machinery, course, prepared.first, watch)
         clock.note("train")
         wise = entry.wise_ft and entry.init == "head" and standing.best_epoch > 0
-        workers = course.workers
-        kept = outcome.keep(network, begun, standing.best, course.judge, wise=wise, workers=workers)
+        kept = outcome.keep(
+            network,
+            (begun, standing.best),
+            (prepared.first, standing.score(standing.best_epoch)),
+            course.judge,
+            wise=wise,
+            workers=course.workers,
+        )
         results = list(_answers(name, given, prepared))
         clock.note("score")
     record = _record(name, entry, given, prepared, standing, kept)

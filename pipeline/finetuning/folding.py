@@ -46,8 +46,9 @@ class Unit(torch.nn.Module):
     """Each vector divided by its length; zeros stay. (N, D) -> (N, D)."""
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        lengths = vectors.square().sum(dim=1, keepdim=True).sqrt()
-        return vectors / torch.where(lengths == 0, torch.ones_like(lengths), lengths)
+        squares = vectors.square().sum(dim=1, keepdim=True)
+        kept = torch.where(squares == 0, torch.ones_like(squares), squares)  # a root's slope at 0
+        return vectors / kept.sqrt()
 
 
 class SignedRoot(torch.nn.Module):

@@ -40,19 +40,28 @@ class Kept:
 
 
 def keep(
-    network: Network, start: State, best: State, judge: Decoded, *, wise: bool, workers: int = 0
+    network: Network,
+    ends: tuple[State, State],
+    scores: tuple[Score, Score],
+    judge: Decoded,
+    *,
+    wise: bool,
+    workers: int = 0,
 ) -> Kept:
     """Put the best weights into the network, or with `wise` those between start and best that do
     best on validation (WiSE-FT, Wortsman 2022).
+
+    ends, scores: of the start and of the best epoch.
     """
-    scores = {}
-    for alpha in ALPHAS if wise else ALPHAS[:1]:
-        put(network, between(start, best, alpha))
-        found = scoring.logits(network, judge, workers=workers)
-        scores[alpha] = scoring.score(found, judge.listed.y)
-    chosen = max(scores, key=lambda alpha: scores[alpha])
-    put(network, between(start, best, chosen))
-    return Kept(chosen if wise else None, scores[chosen])
+    known = {0.0: scores[0], 1.0: scores[1]}
+    for alpha in ALPHAS if wise else ():
+        if alpha not in known:
+            put(network, between(*ends, alpha))
+            found = scoring.logits(network, judge, workers=workers)
+            known[alpha] = scoring.score(found, judge.listed.y)
+    chosen = max(ALPHAS, key=lambda alpha: known[alpha]) if wise else 1.0
+    put(network, between(*ends, chosen))
+    return Kept(chosen if wise else None, known[chosen])
 
 
 def between(start: State, best: State, alpha: float) -> State:

@@ -192,7 +192,7 @@ def steps(
         dataset,
         batch_sampler=list(places),  # type: ignore[arg-type]  # any iterable of lists
         num_workers=workers,
-        pin_memory=workers > 0,
+        pin_memory=workers > 0 and torch.cuda.is_available(),
         multiprocessing_context="fork" if workers else None,
     )
     yield from loader

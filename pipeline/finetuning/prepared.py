@@ -186,7 +186,7 @@ def _identity(
         "head sha256": given.record.sha256,
         "images": files.sha256_of_json(rows),
         "device": "cuda" if on_gpu else "cpu",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 
