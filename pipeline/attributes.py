@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import frozen
+from pipeline import files, frozen, hdf5
 from pipeline.errors import IntegrityError
 from pipeline.frozen import FrozenBackbone
 from pipeline.hdf5 import Attributes
+from pipeline.names import NAME
 from pipeline.outputs import FIRST, Output, fingerprint_of
 from pipeline.taps import PENULTIMATE
 
@@ -44,6 +45,9 @@ def _said(backbone: FrozenBackbone, output: Output) -> dict[str, Any]:
     }
 
 
+_NOT_WHOLE = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
 def read(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a file, JSON ones parsed. Raises IntegrityError where they are not whole."""
     try:
@@ -58,16 +62,23 @@ def read(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
                 json.loads(stored.get("field_sha256", "{}"))
             ),  # older files have none
             "contract": dict(json.loads(stored.get("contract", "{}"))),
-            "sha256": dict(json.loads(stored["sha256"])),
+            "sha256": {str(name): str(one) for name, one in json.loads(stored["sha256"]).items()},
         }
         attributes["outputs"] = _outputs(attributes, stored)
-    except (KeyError, ValueError, TypeError) as error:
+        changed = _changed_fields(attributes)
+        json.dumps(attributes, ensure_ascii=False).encode()  # half a surrogate cannot be shown
+    except _NOT_WHOLE as error:
         raise IntegrityError(f"{path} is no embeddings file ({error!r}); {again(path)}") from None
     if version != FORMAT_VERSION:
         raise IntegrityError(f"{path}: format_version is {version}, not {FORMAT_VERSION}")
-    if not {FIRST, "sha256", *_datasets(attributes)} <= set(attributes["sha256"]):
+    recorded = attributes["sha256"]
+    needed = {FIRST, "sha256", *_datasets(attributes)}
+    if not needed <= recorded.keys() or not all(map(files.is_digest, recorded.values())):
         raise IntegrityError(f"{path}: no digest of its datasets; {again(path)}")
-    _check_fields(path, attributes)
+    if not NAME.fullmatch(attributes["backbone"]):  # it is a folder's name to those who look there
+        raise IntegrityError(f"{path}: backbone is no plain name; {again(path)}")
+    if changed:
+        raise IntegrityError(f"{path}: {'; '.join(changed)}; {again(path)}")
     return attributes
 
 
@@ -90,7 +101,8 @@ def _datasets(attributes: dict[str, Any]) -> list[str]:
     return [output["dataset"] for output in attributes["outputs"]]
 
 
-def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
+def _changed_fields(attributes: dict[str, Any]) -> list[str]:
+    """What contradicts the fingerprint, in words."""
     fields, recorded = attributes["fingerprint_fields"], attributes["field_sha256"]
     changed = frozen.altered(fields, recorded) if recorded else []
     computed = fingerprint_of(fields)
@@ -102,8 +114,20 @@ def _check_fields(path: Path, attributes: dict[str, Any]) -> None:
     said = (first.get("dataset"), first.get("view"), first.get("fingerprint"))
     if not changed and said != (FIRST, 0, attributes["fingerprint"]):
         changed.append("the first of its outputs is another than its fingerprint's")
-    if changed:
-        raise IntegrityError(f"{path}: {'; '.join(changed)}; {again(path)}")
+    return changed
+
+
+def info(path: Path) -> dict[str, Any]:
+    """What a file says of itself, its rows unread: attributes, and shape and dtype of each dataset.
+
+    Raises IntegrityError where it is not a plain embeddings file.
+    """
+    plain = hdf5.open_plain(path)
+    datasets = {
+        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, array in plain.arrays.items()
+    }
+    return {**read(path, plain.attributes), "datasets": datasets}
 
 
 def again(path: Path) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from pipeline.hdf5 import Array, Column, PlainFile
 from pipeline.names import unknown
 from pipeline.outputs import FIRST
 from pipeline.taps import PENULTIMATE
+
+info = attributes.info
 
 CHILD_SECONDS = 60.0
 """What looking into a damaged file may take."""
@@ -96,6 +99,14 @@ class Embeddings:
                 return one
         raise ConfigurationError(f"{at}: no view {view}, there are {self.views}; raise views")
 
+    def frame(self, layer: str | None = None, view: int = 0) -> Any:
+        """A pandas DataFrame of them; see `pipeline.tables`."""
+        return _tables().frame(self, layer=layer, view=view)
+
+    def labelled(self, labels: Any, *, split: str | None = None, **which: Any) -> Any:
+        """X, y and paths of the images that `labels` lists; see `pipeline.tables`."""
+        return _tables().labelled(self, labels, split=split, **which)
+
     def rows(self, wanted: Digests) -> npt.NDArray[np.int64]:
         """The row of each image; -1 where it has none. (M,) int64."""
         return positions(self.sha256, wanted)
@@ -120,6 +131,11 @@ class Embeddings:
         return taken
 
 
+def _tables() -> Any:
+    """What no stage calls, and so must be no dep of one: an edit would run every stage again."""
+    return import_module("pipeline.tables")
+
+
 def write(
     path: Path,
     backbone: FrozenBackbone,
@@ -136,8 +152,10 @@ def write(
     """
     with files.replacing(path) as beside:
         first, *others = (
-            Column(output.dataset, (rows, output.dim), backbone.storage, vectors)
-            for output, vectors in zip(backbone.outputs, _of_lengths(backbone, blocks), strict=True)
+            Column(
+                out.dataset, (rows, out.dim), backbone.storage, _checked(backbone, out.dim, made)
+            )
+            for out, made in zip(backbone.outputs, map(_ahead, map(iter, blocks)), strict=True)
         )
         columns = [first, Column("sha256", (rows,), "S64", _sorted(path, sha256)), *others]
         hdf5.write_blocks(beside, columns, partial(attributes.of, backbone))
@@ -169,14 +187,7 @@ def _unsorted(path: Path) -> IntegrityError:
     return IntegrityError(f"{path}: its rows are not sorted by sha256; {attributes.again(path)}")
 
 
-def _of_lengths(
-    backbone: FrozenBackbone, blocks: Sequence[Iterable[Array]]
-) -> Iterator[Iterator[Array]]:
-    for output, made in zip(backbone.outputs, blocks, strict=True):
-        yield _of_length(backbone, output.dim, _ahead(iter(made)))
-
-
-def _of_length(backbone: FrozenBackbone, dim: int, blocks: Iterable[Array]) -> Iterator[Array]:
+def _checked(backbone: FrozenBackbone, dim: int, blocks: Iterable[Array]) -> Iterator[Array]:
     for block in blocks:
         if block.shape[1] != dim:
             raise IntegrityError(
@@ -186,8 +197,9 @@ def _of_length(backbone: FrozenBackbone, dim: int, blocks: Iterable[Array]) -> I
         yield block
 
 
-def open(path: Path) -> Embeddings:
+def open(path: Path | str) -> Embeddings:
     """Open and verify every bit of it. Raises IntegrityError, naming what differs."""
+    path = Path(path)
     if path.exists() and not hdf5.is_sealed(path):
         raise IntegrityError(_complaint(path))
     return _opened(path, _plain(path), trusted=True)
@@ -232,11 +244,11 @@ def _opened(path: Path, plain: PlainFile, *, trusted: bool) -> Embeddings:
     """What the file says, if it does not contradict itself. trusted: its bytes are known."""
     said = attributes.read(path, plain.attributes)
     _check_datasets(path, plain, said, trusted=trusted)
-    sha256 = np.array(plain.arrays["sha256"])
+    sha256 = plain.arrays["sha256"]
     if not (sha256[:-1] < sha256[1:]).all():
         raise _unsorted(path)
     vectors = {one["dataset"]: plain.arrays[one["dataset"]] for one in said["outputs"]}
-    return Embeddings(sha256, plain.arrays[FIRST], said, vectors)
+    return Embeddings(np.array(sha256), plain.arrays[FIRST], said, vectors)
 
 
 def _check_datasets(
@@ -256,21 +268,9 @@ def _check_datasets(
         name = output["dataset"]
         dim = said["dim"] if name == FIRST else output["dim"]
         vectors = plain.arrays[name]
-        if vectors.shape != (len(sha256), dim) or sha256.dtype != "S64":
+        kinds, shape = (sha256.dtype.str, vectors.dtype.kind), (len(sha256), dim)
+        if vectors.shape != shape or kinds != ("|S64", "f"):
             raise IntegrityError(
                 f"{path}: {name} of shape {vectors.shape} for {len(sha256)} images and dim {dim}; "
                 f"{attributes.again(path)}"
             )
-
-
-def info(path: Path) -> dict[str, Any]:
-    """What a file says of itself, its rows unread: attributes, and shape and dtype of each dataset.
-
-    Raises IntegrityError where it is not a plain embeddings file.
-    """
-    plain = hdf5.open_plain(path)
-    datasets = {
-        name: {"shape": list(array.shape), "dtype": str(array.dtype)}
-        for name, array in plain.arrays.items()
-    }
-    return {**attributes.read(path, plain.attributes), "datasets": datasets}

@@ -147,11 +147,10 @@ def open_plain(path: str | Path) -> io.FileIO:
         if is_shortage(error):
             raise
         raise ImageError("unreadable", _why(path, error)) from None
-    file = io.FileIO(descriptor, "rb")
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # FileIO would leave a folder's open
+        os.close(descriptor)
         raise ImageError("unreadable", "not a plain file")
-    return file
+    return io.FileIO(descriptor, "rb")
 
 
 def _why(path: str | Path, error: OSError | ValueError) -> str:

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import plainness
 from pipeline.errors import IntegrityError, ResourceError, is_failing, is_shortage
 from pipeline.sink import Sink
 
@@ -29,9 +30,6 @@ Buffer = bytes | mmap.mmap
 _KINDS = "fS"
 """numpy kinds a dataset may have: floats and fixed-length bytes."""
 
-
-_DEPTH, _DATASETS = 2, 1000
-"""How deep groups may lie, and how many datasets a file may have."""
 
 _READ_BYTES = 1 << 20
 _SHA256_DIGITS = 64
@@ -139,6 +137,8 @@ def is_sealed(path: Path) -> bool:
     where the file cannot be read now.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb", buffering=0) as file:
             content = os.fstat(file.fileno()).st_size - len(_seal("")) - _SHA256_DIGITS
             found = _sha256_of_next(file, content)
@@ -162,6 +162,8 @@ def open_plain(path: Path) -> PlainFile:
     there but cannot be read now, which says nothing about its content.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise IntegrityError(f"{path} is not a plain file")
         with path.open("rb") as raw:
             places, attributes = _read(path, raw)
             _refuse_beyond(path, places, os.fstat(raw.fileno()).st_size)
@@ -205,32 +207,18 @@ class Place:
         return np.memmap(raw, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+
+
 def _read(path: Path, raw: BinaryIO | io.BytesIO) -> tuple[dict[str, Place], dict[str, Any]]:
     try:
-        with h5py.File(raw, "r") as file:
-            places = {name: _place(path, file, name) for name in _names(path, file)}
-            return places, {key: _attribute(path, file, key) for key in file.attrs}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        with h5py.File(plainness.Metered(raw), "r") as file:
+            names = plainness.names(file, str(path))
+            places = {name: _place(path, file, name) for name in names}
+            return places, plainness.attributes(file, str(path))
+    except _HDF5_ERRORS as error:
         reason = " ".join(str(error).split())
         raise IntegrityError(f"{path} is not a whole HDF5 file ({reason})") from None
-
-
-def _names(path: Path, group: h5py.Group, above: str = "", depth: int = 0) -> list[str]:
-    """The names of all datasets, those within groups as `group/name`; a few groups deep."""
-    found = list[str]()
-    for own in group:
-        name = f"{above}{own}"
-        if not isinstance(group.get(own, getlink=True), h5py.HardLink):
-            raise IntegrityError(f"{path}: {name} is a link to somewhere else; refused")
-        if isinstance(group[own], h5py.Group):
-            if depth == _DEPTH:
-                raise IntegrityError(f"{path}: {name} is a group within {depth} others; refused")
-            found += _names(path, group[own], f"{name}/", depth + 1)
-        else:
-            found.append(name)
-        if len(found) > _DATASETS:
-            raise IntegrityError(f"{path}: more than {_DATASETS} datasets; refused")
-    return found
 
 
 def _refuse_beyond(path: Path, places: dict[str, Place], size: int) -> None:
@@ -249,11 +237,3 @@ def _place(path: Path, file: h5py.File, name: str) -> Place:
     if item.dtype.kind not in _KINDS or not item.shape or 0 in item.shape or offset is None:
         raise IntegrityError(f"{path}: {name} has type {item.dtype}, shape {item.shape}; refused")
     return Place(int(offset), item.shape, item.dtype)
-
-
-def _attribute(path: Path, file: h5py.File, key: str) -> Any:
-    value = file.attrs[key] if file.attrs.get_id(key).shape == () else None
-    value = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(value, str | int):
-        raise IntegrityError(f"{path}: attribute {key} is neither one text nor one number; refused")
-    return value

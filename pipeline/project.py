@@ -17,6 +17,9 @@ from pipeline.params import (
     HeadParams,
     Params,
 )
+from pipeline.root import find_root
+
+__all__ = ["Project", "find_root", "open_project"]
 
 Entry = TypeVar("Entry")
 
@@ -109,16 +112,3 @@ def _entry(what: str, name: str, entries: Mapping[str, Entry], *, block: str = "
         at = block or f"{what}s"
         raise ConfigurationError(f"params.yaml: {at}: {unknown(what, name, entries)}")
     return entries[name]
-
-
-def find_root(start: Path) -> Path:
-    """The folder whose params.yaml is meant; see `open_project`."""
-    start = Path(os.path.abspath(start))
-    if (start / "params.yaml").is_file():
-        return start
-    for folder in (start, *start.parents):
-        if (folder / "dvc.yaml").is_file():
-            return folder
-    raise ConfigurationError(
-        f"no params.yaml in {start} and no dvc.yaml above it; change to your project's folder"
-    )

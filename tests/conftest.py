@@ -29,6 +29,13 @@ def edit_yaml(path: Path, change) -> None:
         yaml.dump(content, file)
 
 
+def environment(**more: str) -> dict[str, str]:
+    """The variables of a command of the environment that runs the tests."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    clean = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "HEADSTART_STORE")}
+    return {**clean, "PATH": path, "DVC_NO_ANALYTICS": "1", **more}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A finished command."""
@@ -50,12 +57,10 @@ class Project:
 
     def run(self, *command: str, env: dict[str, str] | None = None, cwd: Path | None = None):
         """Run a command of the environment that runs the tests."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        clean = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "HEADSTART_STORE")}
         done = subprocess.run(
             command,
             cwd=cwd or self.folder,
-            env={**clean, "PATH": path, "DVC_NO_ANALYTICS": "1", **(env or {})},
+            env=environment(**(env or {})),
             capture_output=True,
             text=True,
             check=False,

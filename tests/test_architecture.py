@@ -12,13 +12,35 @@ from tests import closure
 from tests.closure import ROOT
 
 LEVELS = [
-    {"cgroups", "children", "durations", "errors", "files", "gpus", "names", "pace", "sink"},
+    {
+        "cgroups",
+        "children",
+        "durations",
+        "errors",
+        "files",
+        "gpus",
+        "names",
+        "pace",
+        "root",
+        "sink",
+    },
     {"params"},
     {"catalog", "images", "dataset", "segments", "snapshot", "spectra", "splitting", "taps"},
     {"outputs"},
     {"architectures", "decoding", "frozen"},
     {"backbones"},
-    {"cluster", "hdf5", "index", "probe", "runtimes", "shards", "store", "uses"},
+    {
+        "cluster",
+        "hdf5",
+        "index",
+        "plainness",
+        "predictor",
+        "probe",
+        "runtimes",
+        "shards",
+        "store",
+        "uses",
+    },
     {
         "attributes",
         "embeddings",
@@ -31,7 +53,8 @@ LEVELS = [
         "vectors",
         "verdicts",
     },
-    {"comparison", "finetuned"},
+    {"comparison", "finetuned", "tables"},
+    {"exports", "interop", "neighbors"},
     {"transfer"},
     {"abstention", "admission", "calibration", "evaluation", "folds", "inspection"},
     {"fitting"},
@@ -55,6 +78,7 @@ LEVELS = [
     },
     {"planning", "ranking", "reporting"},
     {"project"},
+    {"transformer"},
     {"cli", "stages"},
 ]
 """Lowest first; a module imports from its own level or below."""
@@ -68,6 +92,7 @@ HOMES = {
         "pipeline/runtimes/compiling.py",
         "pipeline/cli/doctor/trial.py",
         "pipeline/finetuning/",
+        "pipeline/interop.py",
         "pipeline/verification.py",
     },
     "timm": {"pipeline/architectures/", "pipeline/backbones/timm.py", "pipeline/finetuning/"},
@@ -79,6 +104,7 @@ HOMES = {
         "pipeline/cli/doctor/trial.py",
     },
     "onnx": {
+        "pipeline/bundle/",
         "pipeline/architectures/batched.py",
         "pipeline/architectures/ends.py",
         "pipeline/architectures/exported.py",
@@ -89,11 +115,12 @@ HOMES = {
         "pipeline/backbones/onnx_file.py",
         "pipeline/backbones/onnx_model.py",
         "pipeline/backbones/trial.py",
-        "pipeline/bundle/",
         "pipeline/cli/doctor/trial.py",
         "pipeline/runtimes/pruning.py",
     },
     "onnxruntime": {
+        "pipeline/bundle/proof.py",
+        "pipeline/predictor/sessions.py",
         "pipeline/runtimes/onnx.py",
         "pipeline/runtimes/bindings.py",
         "pipeline/runtimes/sessions.py",
@@ -101,9 +128,10 @@ HOMES = {
         "pipeline/backbones/onnx_model.py",
         "pipeline/cli/doctor/trial.py",
     },
-    "dask": {"pipeline/cluster/scheduler.py"},
+    "dask": {"pipeline/cluster/scheduler.py", "pipeline/interop.py"},
     "distributed": set(),
-    "h5py": {"pipeline/hdf5.py", "pipeline/cli/doctor/trial.py"},
+    "faiss": {"pipeline/neighbors/index.py"},
+    "h5py": {"pipeline/hdf5.py", "pipeline/plainness.py", "pipeline/cli/doctor/trial.py"},
     "jinja2": {"pipeline/reporting/"},
     "sklearn": {
         "pipeline/bundle/expressions/",
@@ -118,9 +146,11 @@ HOMES = {
         "pipeline/metrics/",
         "pipeline/evaluation/",
         "pipeline/inspection/suspects.py",
+        "pipeline/transformer.py",
         "stages/sample.py",
     },
     "imagehash": {"pipeline/inspection/hashes.py"},
+    "pandas": {"pipeline/tables.py"},
     "PIL": {
         "pipeline/images/",
         "pipeline/inspection/hashes.py",
@@ -280,6 +310,24 @@ def test_import_budget(stage, banned):
 
 def test_import_budget__of_the_command():
     assert not loaded_by("pipeline.cli") & {"torch", "onnxruntime", "sklearn", "dask", "pyarrow"}
+
+
+def test_import_budget__predict__needs_onnxruntime_numpy_and_pillow_alone():
+    script = "import pipeline.cli.predict, pipeline.predictor.stream; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; known = set(sys.modules); {script}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    foreign = {
+        name.split(".")[0]
+        for name in done.stdout.split()
+        if name.split(".")[0] not in sys.stdlib_module_names
+    }
+    own = {"pipeline", "numpy", "PIL", "onnxruntime"}
+    assert {name for name in foreign if not name.startswith("_")} == own
 
 
 @pytest.mark.parametrize("stage", STAGES)

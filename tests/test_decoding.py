@@ -111,6 +111,13 @@ def test_decode__good_images__are_the_pixels_of_preprocess_in_order(photos):
     assert batch.decode > 0
 
 
+def test_decode__no_sha256__any_bytes_will_do(photos):
+    _, name = picture(photos, "50.png", 50)
+    batch = decode(photos, [("", name), ("0" * 64, name)])
+    assert (batch.sha256, reasons(batch)) == ([""], {name: "changed"})
+    assert len(batch.pixels) == 1
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_stream__batches_of_any_size__are_what_decode_makes_of_all(spiteful, photos, ahead, size):

@@ -2,15 +2,19 @@
 
 import ast
 import re
-import shlex
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import PARTS
 from pipeline import backbones, cli, formats, heads, metrics, ranking, runtimes
 from pipeline.params import DataParams, ExecutionParams, HeadParams, Params, SplitParams
-from tests.conftest import ROOT, make_photos, make_project, use_pixels
+from tests.conftest import ROOT
+from tests.doc_blocks import blocks
+from tests.docs_desk import Reader
+from tests.docs_projects import SETTINGS, Library
 from tests.test_architecture import STAGES
 
 DOCS = {
@@ -22,13 +26,23 @@ DOCS = {
     )
 }
 EVERYTHING = "\n".join(DOCS.values())
+DECISIONS = {
+    path.relative_to(ROOT).as_posix(): path.read_text()
+    for path in sorted((ROOT / "docs/decisions").glob("*.md"))
+}
+BLOCKS = {page: blocks(page, text) for page, text in (DOCS | DECISIONS).items()}
 
-
-def commands() -> list[str]:
-    """Lines after `$ ` in console blocks, each once, in the order of the docs."""
-    blocks = re.findall(r"```console\n(.*?)```", EVERYTHING, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return list(dict.fromkeys(line[2:] for line in lines if line.startswith("$ ")))
+ELSEWHERE = {
+    (
+        "docs/benchmarks.md",
+        "PYTHONPATH=. python -m benchmarks.gpu",
+    ): "minutes, and a GPU; tests/test_gpu_benchmark.py runs it small",
+    (
+        "docs/predict.md",
+        "#include <onnxruntime_cxx_api.h>",
+    ): "onnxruntime's header for C++ is in no package for Python",
+}
+"""Blocks that no reader of these tests can type, by page and first line, and why."""
 
 
 @pytest.mark.parametrize(
@@ -117,33 +131,46 @@ def test_pyproject__names_every_package():
     assert set(named) == there
 
 
-def test_readme__commands_run(tmp_path):
-    """Every command in a console block; `make` verbs are asked what they would do."""
-    project = make_project(tmp_path / "project")
-    make_photos(project.folder / "photos")
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        (project.folder / name).write_text((ROOT / name).read_text())
+def pages(*, slow: bool) -> list[str]:
+    """Pages that have a block of that kind."""
+    return [page for page, found in BLOCKS.items() if any(one.slow == slow for one in found)]
 
-    def change(params):
-        use_pixels(params)
-        params["backbones"]["efficientnet_lite0"] = params["backbones"]["raw"]
-        params["run"]["backbones"] = ["efficientnet_lite0"]  # the name that the docs use
-        params["data"]["path"] = "photos"
 
-    project.edit(change)
-    project.repro()
-    for command in (["git", "add", "-A"], ["git", "commit", "-qm", "run"]):
-        assert project.run(*command).code == 0
-    listed = commands()
-    assert len(listed) >= 8
-    for command in listed:
-        words = shlex.split(command, comments=True)
-        if words[0] == "make":
-            done = project.run("make", "-n", *words[1:])
-        elif words[0] in ("cd", "git", "source", "."):
-            continue  # fetching the repository and entering the environment
-        elif words[:2] == ["dvc", "exp"]:
-            continue  # test_pipeline.py sweeps and queues, at length
-        else:
-            done = project.run("bash", "-c", command)
-        assert done.code == 0, f"{command}: {done.text}"
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Library:
+    return Library(tmp_path_factory.mktemp("settings"))
+
+
+def read(page: str, library: Library, folder: Path, *, slow: bool) -> None:
+    """Type what a page says."""
+    reader = Reader(library, folder)
+    for block in BLOCKS[page]:
+        if (page, block.first) not in ELSEWHERE and (slow or not block.slow):
+            reader.read(block)
+
+
+@pytest.mark.parametrize("page", pages(slow=False))
+def test_docs__blocks_of_a_page__do_what_they_say(page, library, tmp_path):
+    read(page, library, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", pages(slow=True))
+def test_docs__slow_blocks_of_a_page__do_what_they_say(page, library, tmp_path):
+    read(page, library, tmp_path, slow=True)
+
+
+def test_docs__blocks_run_elsewhere__are_still_there():
+    there = {(block.page, block.first) for found in BLOCKS.values() for block in found}
+    assert ELSEWHERE.keys() <= there
+
+
+def test_docs__settings__are_each_asked_for():
+    asked = {block.attributes.get("in", "ran") for found in BLOCKS.values() for block in found}
+    assert asked == SETTINGS.keys()
+
+
+def test_docs__parts_of_the_benchmarks__exist():
+    named = re.findall(r"make bench PARTS=\"?([\w ]+)", EVERYTHING)
+    assert named
+    assert {part for parts in named for part in parts.split()} <= PARTS.keys()

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline import errors
+from pipeline import errors, store  # noqa: F401 - the store has an error of its own
 from pipeline.errors import HeadstartError, ImageError, exit_status
 from tests.closure import ROOT
 

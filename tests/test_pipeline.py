@@ -130,7 +130,7 @@ def test_repro__heads_py_edited__extracts_nothing(project):
     computed, ran = passes(project)
     assert computed == 0
     # a comment changes no head's bytes, so what follows does not run either
-    assert sorted(ran) == ["evaluate", "train@raw-dummy", "train@raw-logistic"]
+    assert sorted(ran) == ["bundle", "evaluate", "train@raw-dummy", "train@raw-logistic"]
 
 
 def test_repro__params_py_edited__costs_no_forward_pass(project):

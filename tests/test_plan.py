@@ -109,7 +109,7 @@ def test_plan__nothing_ran_yet__counts_the_images_and_says_what_is_unknown(desk,
     assert lines[1].split() == ["backbone", "images", "new", "seconds", "store", "artifacts"]
     assert lines[2].split() == ["raw", "36", "36", "?", "?", "?"]
     assert lines[3:] == [
-        "stages that will run, or come from DVC's cache: sample, prepare, freeze@raw, extract@raw, 2 heads, inspect@raw, evaluate, report",
+        "stages that will run, or come from DVC's cache: sample, prepare, freeze@raw, extract@raw, 2 heads, inspect@raw, evaluate, bundle, report",
         "note: 36 files were hashed for this plan; nothing was written",
         f"note: raw: not frozen yet: all images are new; {EXACT}",
     ]
@@ -389,7 +389,7 @@ def test_plan__after_dvc_repro__names_the_stages_that_then_run(desk, fresh):
 
     here.edit(lambda params: params["heads"]["logistic"].update(C=0.7))
     said = planned(here)["stages"]
-    assert said == {"run": ["train@raw-logistic"], "follow": ["evaluate", "bundle", "report"]}
+    assert said == {"run": ["train@raw-logistic"], "follow": ["bundle", "evaluate", "report"]}
     lines = here.headstart("results").out.splitlines()
     assert "old: stage train@raw-logistic changed since; run 'dvc repro'" in lines
     assert set(project.repro()) <= {*said["run"], *said["follow"]}
@@ -400,7 +400,7 @@ def test_plan__after_dvc_repro__names_the_stages_that_then_run(desk, fresh):
     assert said["backbones"]["raw"]["new"] == 1
     assert said["stages"]["run"] == ["prepare"]
     assert (
-        "and where what they read changes: extract@raw, 2 heads, inspect@raw, evaluate, report"
+        "and where what they read changes: extract@raw, 2 heads, inspect@raw, evaluate, bundle, report"
         in (here.headstart("plan").out)
     )
     ran = project.repro()

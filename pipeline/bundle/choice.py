@@ -10,7 +10,7 @@ from pipeline import embeddings, frozen, heads
 from pipeline.embeddings import Embeddings
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import check
-from pipeline.evaluation.summary import order
+from pipeline.evaluation.summary import Order, order
 from pipeline.frozen import FrozenBackbone
 from pipeline.heads import Fitted, Record
 from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
@@ -64,7 +64,7 @@ def candidates(
     """Every head of the run that is no control, the best by validation first."""
     known = figures(artifacts)
 
-    def place(one: Candidate) -> tuple[float, float, str, str]:
+    def place(one: Candidate) -> Order:
         return order(known.get(one.backbone, {}).get(one.head, {}), one.backbone, one.head)
 
     return sorted(_contenders(artifacts, backbones, head_names), key=place)

@@ -1,8 +1,9 @@
 """What shows that a bundle says what scikit-learn and the frozen backbone say, before it is kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,9 +150,7 @@ def _joined(runs: list[list[Any]]) -> Answers:
 
 def _compare(X: Vectors, said: Answers, parts: Parts, found: Figures) -> None:
     """Add to the figures what a bundle said of (N, D). Raises Inexpressible where it is not right."""
-    ask: Callable[[Any], Answers] = lambda vectors: predict(  # noqa: E731
-        parts.fitted.train_val, vectors, parts.fitted.temperature
-    )
+    ask = partial(predict, parts.fitted.train_val, temperature=parts.fitted.temperature)
     with threadpool_limits(1):  # the same bits whatever the machine's cores
         wanted = ask(X)
         off = _off(said, wanted, found.tolerance)

@@ -3,14 +3,20 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pipeline.cli.commands.finetune import add as add_finetune  # not its module: a name of ours
+from pipeline.cli.commands.embeddings import add as add_embeddings  # not the module: a name of ours
+from pipeline.cli.commands.finetune import add as add_finetune
+from pipeline.cli.commands.heads import add as add_heads
+from pipeline.cli.commands.neighbors import add as add_neighbors
+from pipeline.cli.commands.predict import add as add_predict
+from pipeline.cli.streams import settle
 from pipeline.errors import exit_status, hear_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, exit; see `pipeline.errors` for the exit codes."""
+    settle()
     hear_interrupts()
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(_spelled_out(words))
@@ -55,7 +61,10 @@ def parser() -> argparse.ArgumentParser:
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
     add_finetune(commands)
-    _add_embeddings(commands.add_parser("embeddings", help="look into an embeddings file"))
+    add_embeddings(commands)
+    add_heads(commands)
+    add_predict(commands)
+    add_neighbors(commands)
     _add_store(commands.add_parser("store", help="what the embedding store holds, and what can go"))
     return top
 
@@ -102,18 +111,6 @@ def _images(text: str) -> int:
     return int(text)
 
 
-def _add_embeddings(group: argparse.ArgumentParser) -> None:
-    actions = group.add_subparsers(required=True, metavar="ACTION")
-    texts: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
-        "info": ("print what a file says of itself, as JSON", _embeddings_info),
-        "verify": ("check every byte of a file; exit 0 or 4", _embeddings_verify),
-    }
-    for name, (text, run) in texts.items():
-        action = actions.add_parser(name, help=text)
-        action.add_argument("file", help="an embeddings file, as under artifacts/embeddings/")
-        action.set_defaults(run=run)
-
-
 def _add_store(group: argparse.ArgumentParser) -> None:
     actions = group.add_subparsers(required=True, metavar="ACTION")
     info = actions.add_parser("info", help="print sizes by fingerprint, and what uses them")
@@ -122,6 +119,14 @@ def _add_store(group: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check every byte; exit 0 or 4")
     verify.add_argument("fingerprint", nargs="?", default="", help="its first digits; all without")
     verify.set_defaults(run=_store_verify)
+    intake = actions.add_parser(
+        "import", help="take in the rows of an embeddings file, of another project too"
+    )
+    intake.add_argument("file", help="an embeddings file, such as 'dvc import' brings")
+    intake.add_argument(
+        "--compare", type=_images, default=8, help="images embedded here to compare with it (8)"
+    )
+    intake.set_defaults(run=_store_import)
     gc = actions.add_parser("gc", help="delete what nothing uses any more; asks first")
     gc.add_argument("--days", type=_days, default=30, help="since the last use, at least (30)")
     gc.add_argument("--yes", action="store_true", help="delete without asking")
@@ -198,18 +203,6 @@ def _rank(arguments: argparse.Namespace) -> int:
     )
 
 
-def _embeddings_info(arguments: argparse.Namespace) -> int:
-    from pipeline.cli import embeddings
-
-    return embeddings.info(arguments.file)
-
-
-def _embeddings_verify(arguments: argparse.Namespace) -> int:
-    from pipeline.cli import embeddings
-
-    return embeddings.verify(arguments.file)
-
-
 def _store_info(arguments: argparse.Namespace) -> int:
     from pipeline.cli.store import info
 
@@ -220,6 +213,12 @@ def _store_verify(arguments: argparse.Namespace) -> int:
     from pipeline.cli.store import verify
 
     return verify.run(arguments.fingerprint)
+
+
+def _store_import(arguments: argparse.Namespace) -> int:
+    from pipeline.cli.store import intake
+
+    return intake.run(arguments.file, compared=arguments.compare)
 
 
 def _store_gc(arguments: argparse.Namespace) -> int:

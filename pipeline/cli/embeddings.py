@@ -11,7 +11,7 @@ from pipeline.uses import differences
 
 def info(file: str) -> int:
     """Print the attributes as JSON; reads no row."""
-    print(files.json_text(embeddings.info(_existing(file))), end="")
+    print(files.json_text(embeddings.info(existing(file))), end="")
     return 0
 
 
@@ -20,7 +20,7 @@ def verify(file: str) -> int:
 
     Raises IntegrityError, which is exit 4.
     """
-    path = _existing(file)
+    path = existing(file)
     cached = embeddings.open(path)
     folder = path.resolve().parent.parent / "backbones" / str(cached.attributes["backbone"])
     if (folder / frozen.RECORD).is_file():
@@ -42,7 +42,8 @@ def _compare(path: Path, cached: Embeddings, backbone: FrozenBackbone) -> None:
         )
 
 
-def _existing(file: str) -> Path:
+def existing(file: str) -> Path:
+    """The file of that name. Raises ConfigurationError."""
     path = Path(file)
     if not path.is_file():
         raise ConfigurationError(f"{file} is not a file; give the path of a .h5")

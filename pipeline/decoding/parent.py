@@ -83,7 +83,7 @@ class Decoder:
             yield done
 
     def decode(self, images: Sequence[tuple[str, str]]) -> Batch:
-        """Decode the images, given as (sha256, path).
+        """Decode the images, given as (sha256, path); an empty sha256 is not checked.
 
         One that cannot be embedded is listed with its reason: that of `images.preprocess`,
         `changed` where its bytes are not those of the digest, `unreadable`, `too_many_bytes`,

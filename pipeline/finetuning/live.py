@@ -77,6 +77,6 @@ def _dvclive(folder: Path) -> Callable[[Row], None]:
             if row.get(name) is not None:
                 live.log_metric(name, float(row[name]))
         live.step = int(row["epoch"])
-        live.make_summary()  # type: ignore[no-untyped-call]
+        live.make_summary()
 
     return log

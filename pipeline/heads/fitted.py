@@ -5,7 +5,7 @@ import json
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import joblib
 from sklearn.exceptions import InconsistentVersionWarning
@@ -102,11 +102,28 @@ def load_record(folder: Path, head: str) -> Record:
     """Read <h>.json. Raises IntegrityError."""
     path = folder / f"{head}.json"
     try:
-        return Record(**json.loads(path.read_bytes()))
+        record = Record(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; {_again(folder, head)}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path} is damaged ({error}); {_again(folder, head)}") from None
+    for name, hint in get_type_hints(Record).items():
+        if not _fits(getattr(record, name), hint):
+            raise IntegrityError(
+                f"{path} is damaged ({name} is {str(getattr(record, name))[:40]!r}); "
+                f"{_again(folder, head)}"
+            )
+    return record
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value that JSON held is of an annotated type, with all that is in it."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
+    return hint is Any or isinstance(value, hint)
 
 
 def load(folder: Path, head: str) -> tuple[Fitted, Record]:
@@ -125,14 +142,22 @@ def load(folder: Path, head: str) -> tuple[Fitted, Record]:
         raise IntegrityError(
             f"{path}: sha256 is {actual}, recorded {record.sha256}; {_again(folder, head)}"
         )
+    return unpickled(content, path, again=_again(folder, head, force=True)), record
+
+
+def unpickled(content: bytes, path: Path, *, again: str) -> Fitted:
+    """The head in a joblib file's bytes. It runs whatever code they hold: know them first.
+
+    again: what to type where it was fitted by another scikit-learn, an IntegrityError.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", InconsistentVersionWarning)
-            return Fitted(**joblib.load(io.BytesIO(content))), record
+            return Fitted(**joblib.load(io.BytesIO(content)))
     except InconsistentVersionWarning as error:
         raise IntegrityError(
             f"{path} was fitted by scikit-learn {error.original_sklearn_version}, this is "
-            f"{error.current_sklearn_version}; {_again(folder, head, force=True)}"
+            f"{error.current_sklearn_version}; {again}"
         ) from None
 
 
