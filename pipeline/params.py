@@ -436,10 +436,16 @@ def _check_finetunes(params: Params, where: str) -> None:
             )
 
 
+def _tuned_on(params: Params, backbone: str | None) -> list[str]:
+    return [name for name, entry in params.finetune.items() if entry.backbone == backbone]
+
+
 def _check_bundle(params: Params, where: str) -> None:
     named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
     for key, name in named.items():
         listed: list[str] = getattr(params.run, f"{key}s")
+        if key == "head":
+            listed = [*listed, *_tuned_on(params, params.bundle.backbone)]
         if name is not None and name not in listed:
             raise ConfigurationError(
                 f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"

@@ -16,6 +16,7 @@ from pipeline.bundle.graph import EMBEDDING, IMAGES
 from pipeline.bundle.nodes import Inexpressible
 from pipeline.features import Vectors
 from pipeline.frozen import TOLERANCE as DRIFT
+from pipeline.heads import Fitted
 from pipeline.outputs import layers_of, separated, views_of
 from pipeline.prediction import predict
 from pipeline.runtimes import onnx
@@ -74,6 +75,11 @@ def _complaints() -> Iterator[None]:
         raise Inexpressible(f"onnxruntime does not run it: {reason}") from None
 
 
+def has_probabilities(fitted: Fitted) -> bool:
+    """Whether a head says how sure it is."""
+    return fitted.temperature is not None or hasattr(fitted.train_val, "predict_proba")
+
+
 def session_of(content: bytes) -> "onnxruntime.InferenceSession":
     """A session on one core of this machine. Raises Inexpressible where onnxruntime has no kernel."""
     with _complaints():
@@ -85,7 +91,7 @@ def against_scikit_learn(content: bytes, parts: Parts, rows: npt.NDArray[np.int6
     session, found = session_of(content), Figures(tolerance_of(parts.record.kind))
 
     def said(X: Vectors) -> Answers:
-        return _joined([_run(session, EMBEDDING, some)[:2] for some in _split(X, PASS)])
+        return _joined([run(session, EMBEDDING, some)[:2] for some in _split(X, PASS)])
 
     for some in _split(rows, BLOCK):
         X = features.gather(parts.cached, parts.layers, [(some, 0)])
@@ -101,7 +107,7 @@ def against_runtime(content: bytes, parts: Parts) -> dict[str, Any]:
     """
     wanted, pixels = _of_probe(parts)
     session = session_of(content)
-    runs = [_run(session, IMAGES, some) for some in _split(pixels, BATCH)]
+    runs = [run(session, IMAGES, some) for some in _split(pixels, BATCH)]
     embedding = np.concatenate([made[-1] for made in runs])
     drift = frozen.drift(embedding, wanted)
     least, most = DRIFT[str(parts.backbone.fields["precision"])]
@@ -138,7 +144,7 @@ def _split(values: Any, size: int) -> Iterator[Any]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
+def run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
     with _complaints():
         return list(session.run(None, {name: values}))
 

@@ -34,7 +34,7 @@ def answered(
     results = list[Result]()
     for name, entry in entries.items():
         found = finetuned.load(artifacts / "finetuned" / name)
-        _check(found, entry, artifacts / "heads" / entry.backbone)
+        check(found, entry, artifacts / "heads" / entry.backbone)
         source = backbones[entry.backbone].source
         results.extend(_results(found, found.answers(labels), entry, source))
     return results
@@ -68,7 +68,7 @@ def _codes(found: Finetuned, names: npt.NDArray[np.object_]) -> npt.NDArray[np.i
     return np.array([place[name] for name in names], dtype=np.int64)
 
 
-def _check(found: Finetuned, entry: FinetuneParams, fitted: Path) -> None:
+def check(found: Finetuned, entry: FinetuneParams, fitted: Path) -> None:
     """Raise IntegrityError where the folder is of another entry, or its head was fitted again."""
     if found.record.get("entry") != entry.model_dump():
         raise IntegrityError(

@@ -56,9 +56,10 @@ def _pair(model: Result, head: Result) -> Pair | None:
 def _sentence(model: Result, pair: Pair) -> str:
     low, high = (100 * end + 0.0 for end in pair.interval)
     start, new = model.started_from, f"{model.head} on {model.backbone}"
+    shown = "< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}"
     said = (
         f"{new} differs from {start} by {100 * pair.difference + 0.0:+.1f} points on {pair.n} test "
-        f"images (95 % interval {low:+.1f} to {high:+.1f}, p {pair.p:.3f})"
+        f"images (95 % interval {low:+.1f} to {high:+.1f}, p {shown})"
     )
     if low > 0:
         return f"{said}: the fine-tuned model is recommended"
