@@ -175,7 +175,7 @@ class FinetuneParams(_Block):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
     accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Annotated[float, Field(gt=0)] = 3e-5
     head_lr_factor: Annotated[float, Field(gt=0)] = 10.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

@@ -12,7 +12,7 @@ from pipeline import embeddings, files, finetuning, frozen, heads, selection
 from pipeline.backbones import SOURCES, freezing
 from pipeline.dataset import Labels, digests, read_labels, write_labels
 from pipeline.finetuning import Material, Place
-from pipeline.images import preprocess
+from pipeline.images.views import Views, render
 from pipeline.params import BackboneParams, FinetuneParams, HeadParams
 
 CROP = 48
@@ -92,9 +92,11 @@ class Desk:
     def place(self, out: Path, **keys) -> Place:
         return Place(out / "mine", out / "runs", Path, device="cpu", workers=0, **keys)
 
-    def run(self, out: Path, *, head="logistic", watch=finetuning.silent, every=60.0, **keys):
-        """Fine-tune; returns the record."""
-        given, place = self.material(head), self.place(out, every=every)
+    def run(
+        self, out: Path, *, head="logistic", watch=finetuning.silent, every=60.0, of=None, **keys
+    ):
+        """Fine-tune; returns the record. of: keys of the head's entry."""
+        given, place = self.material(head, **(of or {})), self.place(out, every=every)
         return finetuning.run("mine", entry(**keys), given, place, watch)
 
 
@@ -125,14 +127,12 @@ def make(folder: Path, **keys) -> Desk:
     backbone = frozen.load(folder / "backbones" / "tiny")
     network = SOURCES[origin.source].load(origin, "tiny", Path).network
     by_digest = dict(zip(labels.sha256, labels.path, strict=True))
-    ordered = np.array(sorted(by_digest))
-    pixels = np.stack(
-        [
-            preprocess((folder / "photos" / by_digest[d]).read_bytes(), backbone.preprocessing)
-            for d in ordered
-        ]
-    )
-    made = network.embed(pixels, backbone.preprocessing, backbone.taps)
+    ordered, views = np.array(sorted(by_digest)), Views(tta=origin.tta)
+    photos = [(folder / "photos" / by_digest[digest]).read_bytes() for digest in ordered]
+    recipe = backbone.preprocessing
+    pixels = np.concatenate([render(photo, "", recipe, views) for photo in photos])
+    made = network.embed(pixels, recipe, backbone.taps)
+    made = [one.reshape(len(ordered), len(views), -1).mean(axis=1) for one in made]
     embeddings.write(
         folder / "tiny.h5", backbone, [ordered], [[one] for one in made], rows=len(ordered)
     )

@@ -17,6 +17,8 @@ from pipeline.errors import ConfigurationError, InputError, IntegrityError, Reso
 from pipeline.evaluation import tables
 from pipeline.finetuning import outcome, start
 from pipeline.finetuning.network import Network
+from pipeline.images import preprocess
+from pipeline.images.views import Views, render
 from pipeline.params import BackboneParams
 from tests import finetuning_desk
 from tests.finetuning_desk import Desk
@@ -82,6 +84,24 @@ def test_run__network_that_is_not_what_was_cached__does_not_start(desk, tmp_path
         desk.run(tmp_path)
     assert error.value.exit_code == 4
     assert not (tmp_path / "mine").exists()
+
+
+def test_run__layers_joined_and_views_averaged__start_where_the_head_stands(tmp_path, exported):
+    many = finetuning_desk.make(tmp_path / "desk", layers=["layer3", "penultimate"], tta="flip")
+    record = many.run(tmp_path, of={"layers": "all"}, unfreeze="last:2", epochs=1)
+    assert record["layers"] == ["layer3", "penultimate"]
+    assert record["started_from"]["agreement"] == 1.0
+    assert record["onnx"] == "written"
+    views = Views(tta="flip")
+    photos = [many.folder / "photos" / path for path in many.labels.path if path.startswith("val")]
+    recipe = many.backbone.preprocessing
+    pixels = np.stack([render(photo.read_bytes(), "", recipe, views) for photo in photos])
+    _, known, embedding = onnx_model.run(tmp_path / "mine" / finetuned.ONNX, pixels)
+    val, _ = finetuned.load(tmp_path / "mine").answers(many.labels)
+    place = {path: at for at, path in enumerate(val.labels.path)}
+    expected = [val.probabilities[place[f"val/{p.parent.name}/{p.name}"]] for p in photos]
+    np.testing.assert_allclose(known, expected, atol=1e-4)
+    assert embedding.shape[1] == sum(many.backbone.dims)
 
 
 UNFROZEN = {
@@ -388,9 +408,7 @@ def test_run__onnx__says_what_the_record_says(desk, tmp_path, exported):
     val, _ = finetuned.load(tmp_path / "mine").answers(desk.labels)
     pixels = np.stack(
         [
-            finetuning_desk.preprocess(
-                (desk.folder / "photos" / path).read_bytes(), desk.backbone.preprocessing
-            )
+            preprocess((desk.folder / "photos" / path).read_bytes(), desk.backbone.preprocessing)
             for path in val.labels.path
         ]
     )
