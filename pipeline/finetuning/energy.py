@@ -14,7 +14,7 @@ ANYWHERE = "USA"
 def measured() -> Iterator[dict[str, Any]]:
     """Within, energy is counted; afterwards the mapping has `energy_kwh`, or is empty.
 
-    The tracker is the one that asks no server. It is the whole machine's energy where the
+    The tracker is the one that asks no server, and keeps to itself what stops it. It is the whole machine's energy where the
     processor tells it, and an estimate by its type where not.
     """
     found: dict[str, Any] = {}
@@ -35,4 +35,6 @@ def measured() -> Iterator[dict[str, Any]]:
         yield found
     finally:
         tracker.stop()
-    found["energy_kwh"] = float(tracker.final_emissions_data.energy_consumed)
+    said = getattr(tracker, "final_emissions_data", None)  # it has none where it did not start
+    if said is not None:
+        found["energy_kwh"] = float(said.energy_consumed)
