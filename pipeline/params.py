@@ -33,6 +33,7 @@ M = TypeVar("M", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 LayerNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Enhancement = Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)] | None
+Unfrozen = Annotated[str, Field(pattern=r"^last:[1-9][0-9]{0,3}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -149,6 +150,52 @@ class CurveParams(_Block):
     seeds: Annotated[int, Field(ge=1, le=100)] = 5
 
 
+class FinetuneParams(_Block):
+    """One fine-tuned model: a backbone and a head to start from, and how both are trained on.
+
+    init: `head` starts exactly at the fitted head, `fresh` at random numbers in its place, `random`
+    at random numbers everywhere; unfreeze: `head`, `last:N` blocks, `all`, or names of blocks; gradual:
+    from the last one on, over the first half of the epochs; batch_size: images a pass, accumulate:
+    passes a step; optimizer, lr, schedule, warmup_epochs: of the backbone's last block, rates of
+    blocks before it fall by layer_decay each, the head's is head_lr_factor times as high;
+    weight_decay: of matrices alone; batch_norm: its statistics stay, or follow the images, null:
+    `train` with init random alone; augment: what is done to training images; mixup, cutmix: alpha, 0 for
+    none; ema: decay of the average that is kept of the weights, null for none; clip: largest norm
+    of the gradient; patience: epochs without a better validation figure before it stops; wise_ft:
+    whether the weights may end up between start and finish; l2_sp: pull towards the start;
+    precision: amp is for GPUs, a CPU computes in float32.
+    """
+
+    backbone: str
+    head: str
+    init: Literal["head", "fresh", "random"] = "head"
+    unfreeze: Literal["head", "all"] | Unfrozen | LayerNames = "last:1"
+    gradual: bool = False
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    accumulate: Annotated[int, Field(ge=1, le=65_536)] = 1
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 3e-5
+    head_lr_factor: Annotated[float, Field(gt=0)] = 10.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["constant", "step", "plateau", "cosine"] = "cosine"
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    batch_norm: Literal["frozen", "train"] | None = None
+    augment: Literal["none", "flip", "crop", "trivial"] = "crop"
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    patience: Count | None = 3
+    wise_ft: bool = True
+    l2_sp: Annotated[float, Field(ge=0)] = 0.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["float32", "amp"] = "amp"
+    channels_last: bool = True
+
+
 class BundleParams(_Block):
     """Which head of which backbone of the run is bundled; None: the best by validation."""
 
@@ -184,7 +231,7 @@ class Params(_Block):
     heads: dict[str, HeadParams]
     run: RunParams
     curve: dict[str, CurveParams] = {}
-    finetune: dict[str, Any] = {}
+    finetune: dict[str, FinetuneParams] = {}
     bundle: BundleParams = BundleParams()
     execution: ExecutionParams = ExecutionParams()
 
@@ -203,6 +250,7 @@ def parse(content: object, *, where: str = "params.yaml") -> Params:
     _check_split(params.data.split, where)
     _check_names(params, where)
     _check_curves(params, where)
+    _check_finetunes(params, where)
     _check_bundle(params, where)
     return params
 
@@ -328,7 +376,7 @@ def _check_split(split: SplitParams, where: str) -> None:
 
 
 def _check_names(params: Params, where: str) -> None:
-    for block in ("backbones", "heads", "curve"):
+    for block in ("backbones", "heads", "curve", "finetune"):
         for name in getattr(params, block):
             if not NAME.fullmatch(name):
                 raise ConfigurationError(
@@ -345,10 +393,6 @@ def _check_names(params: Params, where: str) -> None:
                 raise ConfigurationError(f"{where}: run.{block}: {name!r} stands twice; delete one")
     if RESERVED in params.backbones:
         raise ConfigurationError(f"{where}: backbones.{RESERVED}: this name is taken; rename it")
-    for name in params.finetune:
-        raise ConfigurationError(
-            f"{where}: finetune.{name}: this stage is not there yet; write finetune: {{}}"
-        )
 
 
 def _check_curves(params: Params, where: str) -> None:
@@ -370,10 +414,38 @@ def _check_curves(params: Params, where: str) -> None:
             )
 
 
+def _check_finetunes(params: Params, where: str) -> None:
+    for name, entry in params.finetune.items():
+        at = f"{where}: finetune.{name}"
+        if name in params.heads:
+            raise ConfigurationError(f"{at}: a head has this name already; rename it")
+        for key, listed in (("backbone", params.run.backbones), ("head", params.run.heads)):
+            given = getattr(entry, key)
+            if given not in listed:
+                raise ConfigurationError(
+                    f"{at}.{key}: {unknown(key, given, listed)} (it starts from one of run.{key}s)"
+                )
+        if entry.init == "random" and entry.unfreeze != "all":
+            raise ConfigurationError(
+                f"{at}.unfreeze is {entry.unfreeze!r}: with init random nothing is worth keeping as "
+                "it is; write unfreeze: all"
+            )
+        if entry.warmup_epochs >= entry.epochs and entry.warmup_epochs:
+            raise ConfigurationError(
+                f"{at}.warmup_epochs is {entry.warmup_epochs}: must be below epochs ({entry.epochs})"
+            )
+
+
+def _tuned_on(params: Params, backbone: str | None) -> list[str]:
+    return [name for name, entry in params.finetune.items() if entry.backbone == backbone]
+
+
 def _check_bundle(params: Params, where: str) -> None:
     named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
     for key, name in named.items():
         listed: list[str] = getattr(params.run, f"{key}s")
+        if key == "head":
+            listed = [*listed, *_tuned_on(params, params.bundle.backbone)]
         if name is not None and name not in listed:
             raise ConfigurationError(
                 f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"

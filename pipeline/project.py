@@ -9,7 +9,14 @@ from typing import TypeVar
 from pipeline import params as parameters
 from pipeline.errors import ConfigurationError
 from pipeline.names import unknown
-from pipeline.params import BackboneParams, CurveParams, ExecutionParams, HeadParams, Params
+from pipeline.params import (
+    BackboneParams,
+    CurveParams,
+    ExecutionParams,
+    FinetuneParams,
+    HeadParams,
+    Params,
+)
 from pipeline.root import find_root
 
 __all__ = ["Project", "find_root", "open_project"]
@@ -71,6 +78,10 @@ class Project:
     def curve(self, name: str) -> CurveParams:
         """The entry of that name. Raises ConfigurationError."""
         return _entry("curve", name, self.params.curve, block="curve")
+
+    def finetune(self, name: str) -> FinetuneParams:
+        """The entry of that name. Raises ConfigurationError."""
+        return _entry("entry", name, self.params.finetune, block="finetune")
 
     def locate(self, path: str) -> Path:
         """An absolute path for one of params.yaml.

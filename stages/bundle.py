@@ -7,8 +7,10 @@ from pipeline.project import open_project
 
 def main() -> None:
     project = open_project()
-    run, named = project.params.run, project.params.bundle.named
-    made = bundle.bundle(project.artifacts, run.backbones, run.heads, named)
+    params, run = project.params, project.params.run
+    made = bundle.bundle(
+        project.artifacts, run.backbones, run.heads, params.bundle.named, params.finetune
+    )
     bundle.write(project.artifacts / "model", made)
     files.write_json(project.artifacts / "runs" / "bundle.json", made.figures)
     bundle.warn(made)

@@ -1,4 +1,4 @@
-"""Score every head of the run: -> artifacts/evaluation/."""
+"""Score every head and every fine-tuned model of the run: -> artifacts/evaluation/."""
 
 from pipeline import evaluation
 from pipeline.errors import exit_status, leave
@@ -7,9 +7,10 @@ from pipeline.project import open_project
 
 def main() -> None:
     project = open_project()
-    run = project.params.run
-    results = evaluation.evaluate(project.artifacts, run.backbones, run.heads)
-    summary = evaluation.write(project.artifacts / "evaluation", results)
+    params, artifacts = project.params, project.artifacts
+    results = evaluation.evaluate(artifacts, params.run.backbones, params.run.heads)
+    results += evaluation.answered(artifacts, params.finetune, params.backbones)
+    summary = evaluation.write(artifacts / "evaluation", results)
     print(evaluation.describe(summary, evaluation.controls(results)))
 
 

@@ -3,11 +3,13 @@
 from pipeline import reporting
 from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
+from pipeline.reporting import timings
 
 
 def main() -> None:
     project = open_project()
     run, path = project.params.run, project.artifacts / "report.html"
+    finetune = project.params.finetune
     reporting.write(
         path,
         project.artifacts,
@@ -15,7 +17,9 @@ def main() -> None:
         backbones=run.backbones,
         heads=run.heads,
         curves=project.params.curve,
+        finetune=finetune,
     )
+    timings.write(project.artifacts / "runs", run.backbones, run.heads, finetune)
     print(f"open {path.relative_to(project.root)}")
 
 

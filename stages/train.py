@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline import dataset, embeddings, heads, selection
+from pipeline import dataset, durations, embeddings, heads, selection
 from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
@@ -18,7 +18,9 @@ def main() -> None:
     artifacts = project.artifacts
     labels = dataset.read_labels(artifacts / "dataset" / "labels.parquet")
     cached = embeddings.open(artifacts / "embeddings" / f"{arguments.backbone}.h5")
-    fitted, record = selection.train(arguments.head, entry, labels, cached)
+    note = artifacts / "runs" / f"train-{arguments.backbone}-{arguments.head}.json"
+    with durations.noted(note):
+        fitted, record = selection.train(arguments.head, entry, labels, cached)
     heads.save(artifacts / "heads" / arguments.backbone, fitted, record)
     print(selection.describe(record))
 

@@ -236,8 +236,40 @@ def test_parse__backbone_named_best__is_refused():
     assert "backbones.best" in refusal(changed("backbones.best", {"source": "pixels"}))
 
 
-def test_parse__entry_of_a_stage_to_come__is_refused_rather_than_ignored():
-    assert "finetune.mine" in refusal(changed("finetune.mine", {}))
+FINETUNE = {"backbone": "lite", "head": "logistic"}
+
+
+def finetuning(**keys) -> dict:
+    return changed("finetune", {"mine": {**FINETUNE, **keys}})
+
+
+def test_parse__finetune_entry__has_a_default_for_all_but_where_it_starts():
+    parsed = parse(finetuning()).finetune["mine"]
+    assert (parsed.init, parsed.unfreeze, parsed.epochs) == ("head", "last:1", 5)
+    assert parse(finetuning(unfreeze=["blocks.6"])).finetune["mine"].unfreeze == ["blocks.6"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"backbone": "lit"}, ["finetune.mine.backbone", "did you mean 'lite'?", "run.backbones"]),
+        ({"head": "logistik"}, ["finetune.mine.head", "did you mean 'logistic'?", "run.heads"]),
+        ({"unfreez": "all"}, ["finetune.mine.unfreez", "did you mean 'unfreeze'?"]),
+        ({"unfreeze": "last:0"}, ["finetune.mine.unfreeze is 'last:0'"]),
+        ({"lr": "1e-3"}, ["finetune.mine.lr is '1e-3' (text)", "a valid number"]),
+        ({"init": "random"}, ["finetune.mine.unfreeze is 'last:1'", "write unfreeze: all"]),
+        ({"warmup_epochs": 5}, ["finetune.mine.warmup_epochs is 5", "below epochs (5)"]),
+        ({"epochs": 0}, ["finetune.mine.epochs is 0"]),
+    ],
+)
+def test_parse__finetune_entry_that_cannot_be__is_told_in_a_line(keys, words):
+    message = refusal(finetuning(**keys))
+    assert all(word in message for word in words), message
+
+
+def test_parse__finetune_entry_with_a_heads_name__is_refused():
+    assert "a head has this name" in refusal(changed("finetune", {"knn": FINETUNE}))
+    assert "finetune: the name 'My'" in refusal(changed("finetune", {"My": FINETUNE}))
 
 
 def test_parse__bundle__names_both_or_none_of_those_that_run():

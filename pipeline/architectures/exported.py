@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,19 @@ def output_name(number: int) -> str:
 
 
 def export(module: Normalised, images: Pixels, path: Path, *, outputs: int = 1) -> None:
+    """Export a backbone; outputs: how many layers the module gives. See `export_named`."""
+    names = [output_name(number) for number in range(outputs)]
+    export_named(_Separate(module), images, path, names)
+
+
+def export_named(module: torch.nn.Module, images: Pixels, path: Path, names: Sequence[str]) -> None:
     """Export to one ONNX file with a dynamic N; equal modules give equal bytes.
 
-    images: (K, H, W, 3) uint8, K >= 2; outputs: how many layers the module gives. Producer, doc
-    strings, stack traces and paths are stripped. Raises InexpressibleError.
+    module: gives a tuple of tensors, which are called `names`; images: (K, ...) uint8, K >= 2, what it
+    takes in. Producer, doc strings, stack traces and paths are stripped. Raises InexpressibleError.
     """
     try:
-        _export(module, images, path, outputs)
+        _export(module, images, path, names)
         model = onnx.load(path, load_external_data=False)
         strip(model)
         onnx.checker.check_model(model)
@@ -65,13 +72,13 @@ def _shortly(error: Exception) -> str:
     return f"{type(root).__name__}: {lines[0][:200]}" if lines else type(root).__name__
 
 
-def _export(module: Normalised, images: Pixels, path: Path, outputs: int) -> None:
+def _export(module: torch.nn.Module, images: Pixels, path: Path, names: Sequence[str]) -> None:
     batch = torch.export.Dim("N")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Separate(module),
+            module,
             (torch.from_numpy(images[:2].copy()),),
             path,
             dynamo=True,
@@ -79,7 +86,7 @@ def _export(module: Normalised, images: Pixels, path: Path, outputs: int) -> Non
             external_data=False,
             opset_version=OPSET,
             input_names=["images"],
-            output_names=[output_name(number) for number in range(outputs)],
+            output_names=list(names),
             dynamic_shapes={"images": {0: batch}},
         )
 

@@ -7,12 +7,13 @@
     record      what it says of itself
     card        the same for people (loading: how other programs run it)
 
-What ONNX cannot express, or what is not proven, makes room for the next best by validation. A
-candidate of another kind, one without a fitted head, needs a `build` of its own beside this one.
+    trained     the same of a fine-tuned model, which is an ONNX file already
+
+What ONNX cannot express, or what is not proven, makes room for the next best by validation.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 import onnx
 
 from pipeline import dataset, files
-from pipeline.bundle import assembly, card, choice, graph, proof, record
+from pipeline.bundle import assembly, card, choice, graph, proof, record, trained
 from pipeline.bundle.choice import Candidate, Parts
 from pipeline.bundle.nodes import REAL, Inexpressible
 from pipeline.errors import ConfigurationError
+from pipeline.params import FinetuneParams
 
 __all__ = ["Made", "bundle", "describe", "warn", "write"]
 
@@ -47,16 +49,22 @@ def bundle(
     backbones: Sequence[str],
     heads: Sequence[str],
     named: tuple[str, str] | None = None,
+    finetune: Mapping[str, FinetuneParams] | None = None,
 ) -> Made:
-    """The head that is named, (backbone, head), or the best by validation that ONNX can express.
+    """The head or fine-tuned model that is named, (backbone, name), or the best by validation that ONNX can express.
 
     Raises ConfigurationError where the one that is named cannot be, IntegrityError where an
     artifact is not what its record says.
     """
-    listed = [Candidate(*named)] if named else choice.candidates(artifacts, backbones, heads)
+    tuned = finetune or {}
+    found = [] if named else choice.candidates(artifacts, backbones, heads, tuned)
+    listed = [Candidate(*named)] if named else found
     skipped = list[dict[str, str]]()
     for candidate in listed:
         try:
+            entry = tuned.get(candidate.head)
+            if entry is not None:
+                return _trained(artifacts, candidate, entry, skipped)
             return _built(artifacts, candidate, skipped)
         except Inexpressible as error:
             if named:
@@ -83,7 +91,23 @@ def _built(artifacts: Path, candidate: Candidate, skipped: Sequence[dict[str, st
     figures["probe"] = proof.against_runtime(content, parts)
     digest = files.sha256_of_bytes(content)
     beside = {**said, "file": record.FILE, "sha256": digest}
-    text = card.of(beside, parts, card.Context.read(artifacts, known))
+    given = card.Given(proof.has_probabilities(parts.fitted), parts.record.chosen_on)
+    text = card.of(beside, given, card.Context.read(artifacts, known))
+    made = {**vars(candidate), "bytes": len(content), "skipped": list(skipped), **figures}
+    return Made(content, beside, text, made)
+
+
+def _trained(
+    artifacts: Path,
+    candidate: Candidate,
+    entry: FinetuneParams,
+    skipped: Sequence[dict[str, str]],
+) -> Made:
+    """A fine-tuned candidate's bundle, proven. Raises Inexpressible."""
+    known = choice.figures(artifacts)
+    content, said, figures = trained.build(artifacts, candidate, entry, known, skipped)
+    beside = {**said, "file": record.FILE, "sha256": files.sha256_of_bytes(content)}
+    text = card.of(beside, card.Given(known=True), card.Context.read(artifacts, known))
     made = {**vars(candidate), "bytes": len(content), "skipped": list(skipped), **figures}
     return Made(content, beside, text, made)
 
@@ -143,9 +167,13 @@ def describe(made: Made) -> str:
     """What is in artifacts/model/, in a line."""
     if made.content is None:
         return "artifacts/model: no model.onnx; model.json and README.md say why"
-    said, shown = made.record, made.figures["head_alone"]
-    return (
+    said, shown = made.record, made.figures.get("head_alone")
+    what = (
         f"artifacts/model/model.onnx: {said['head']} on {said['backbone']}, "
-        f"{len(said['classes'])} classes, {len(made.content) / 1e6:.1f} MB; on {shown['rows']} cached "
-        f"rows max |dp| {shown['most']:.1e} from scikit-learn's"
+        f"{len(said['classes'])} classes, {len(made.content) / 1e6:.1f} MB"
+    )
+    if shown is None:
+        return f"{what}; fine-tuned, compared with torch when it was"
+    return (
+        f"{what}; on {shown['rows']} cached rows max |dp| {shown['most']:.1e} from scikit-learn's"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle import loading
-from pipeline.bundle.choice import Parts
 from pipeline.dataset import on_one_line
 from pipeline.errors import IntegrityError
+from pipeline.finetuned import KIND
 
 MOST_CLASSES = 50
 """Up to so many are listed in the card; model.json has all of them."""
@@ -26,6 +26,16 @@ FIGURES = {
 """Of metrics.json, as the card calls them."""
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the record does not say. known: whether it gives probabilities; chosen_on: which images
+    the head's options were chosen on.
+    """
+
+    known: bool
+    chosen_on: str = "val"
 
 
 @dataclass(frozen=True)
@@ -54,16 +64,16 @@ def _json(path: Path, stage: str) -> Any:
         raise IntegrityError(f"{path} is damaged ({error}); run 'dvc repro -f {stage}'") from None
 
 
-def of(said: Mapping[str, Any], parts: Parts, context: Context) -> str:
+def of(said: Mapping[str, Any], given: Given, context: Context) -> str:
     """The card. said: what model.json has."""
     sections = [
-        _what(said, parts),
-        _data(said, context.data, parts),
+        _what(said, given),
+        _data(said, context.data, given),
         _scores(said, context),
-        _trust(said, parts),
+        _trust(said, given),
         _limits(said, context),
         _origin(said),
-        _loading(said, parts),
+        _loading(said, given),
     ]
     return "\n".join(line for section in sections for line in (*section, ""))
 
@@ -75,16 +85,13 @@ def of_none(said: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", "Name others in params.yaml, then run `dvc repro bundle`.", ""])
 
 
-def _what(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+def _what(said: Mapping[str, Any], given: Given) -> Iterator[str]:
     classes = said["classes"]
     yield f"# {said['head']} on {said['backbone']}: {len(classes)} classes of images"
     yield ""
-    given = "a label, the probability of each class" if _known(said, parts) else "a label"
-    yield f"`model.onnx` is one file: uint8 pixels in; {given} and the embedding"
-    yield "out. Inside are the frozen backbone"
-    yield f"{said['backbone']} ({_plain(said['weights'])}, {' + '.join(said['layers'])}, {said['dim']}"
-    yield f"values, rounded to {said['storage']}) and a head of kind {said['kind']} that was fitted on"
-    yield "these values of the images of train and val. The backbone was not trained on them."
+    answer = "a label, the probability of each class" if given.known else "a label"
+    yield f"`model.onnx` is one file: uint8 pixels in; {answer} and the embedding"
+    yield from _inside(said)
     yield ""
     shown = [_code(name) for name in classes[:MOST_CLASSES]]
     more = (
@@ -97,7 +104,21 @@ def _what(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
         yield f"cannot express it: {one['reason']}."
 
 
-def _data(said: Mapping[str, Any], data: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+def _inside(said: Mapping[str, Any]) -> Iterator[str]:
+    body = f"{said['backbone']} ({_plain(said['weights'])}, {' + '.join(said['layers'])}, {said['dim']}"
+    if said["kind"] == KIND:
+        yield "out. Inside are the backbone"
+        yield f"{body} values)"
+        yield "and a last layer, both trained on the images of train, as far as the entry"
+        yield f"`{said['head']}` of params.yaml says. The images of val told when to stop."
+        return
+    yield "out. Inside are the frozen backbone"
+    yield body
+    yield f"values, rounded to {said['storage']}) and a head of kind {said['kind']} that was fitted on"
+    yield "these values of the images of train and val. The backbone was not trained on them."
+
+
+def _data(said: Mapping[str, Any], data: Mapping[str, Any], given: Given) -> Iterator[str]:
     splits = data.get("splits", {})
     yield "## Data"
     yield ""
@@ -112,11 +133,11 @@ def _data(said: Mapping[str, Any], data: Mapping[str, Any], parts: Parts) -> Ite
     yield f"| all | {' | '.join(totals)} |"
     yield ""
     yield from (f"* {note}" for note in data.get("notes", ()))
-    yield "* What the head's options are was chosen on " + (
-        "the validation images."
-        if parts.record.chosen_on == "val"
-        else f"{parts.record.chosen_on}."
-    )
+    if said["kind"] == KIND:
+        yield "* Settings are those of params.yaml; which epoch was kept was told by the validation images."
+    else:
+        on = "the validation images" if given.chosen_on == "val" else given.chosen_on
+        yield f"* What the head's options are was chosen on {on}."
     yield "* The test images had no part in any choice or fit."
 
 
@@ -124,8 +145,13 @@ def _scores(said: Mapping[str, Any], context: Context) -> Iterator[str]:
     of_head = context.metrics.get(said["backbone"], {}).get(said["head"], {})
     yield "## How good it is"
     yield ""
-    yield "With 95 % intervals. Validation figures are of a fit on train alone, and a choice was made by"
-    yield "them; test figures are of the fit in this file."
+    if said["kind"] == KIND:
+        yield "With 95 % intervals, all of the model in this file, trained on train alone. Validation figures"
+        yield "flatter it: they told when to stop. Against the head that it started from:"
+        yield f"{of_head.get(KIND, {}).get('sentence', 'not known')}."
+    else:
+        yield "With 95 % intervals. Validation figures are of a fit on train alone, and a choice was made by"
+        yield "them; test figures are of the fit in this file."
     yield ""
     yield "| | val | test |"
     yield "| --- | --- | --- |"
@@ -149,10 +175,10 @@ def _cell(of_split: Mapping[str, Any], key: str) -> str:
     return f"{of_split[key]:.4f}" + (f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
 
 
-def _trust(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
+def _trust(said: Mapping[str, Any], given: Given) -> Iterator[str]:
     yield "## Probabilities and abstention"
     yield ""
-    if not _known(said, parts):
+    if not given.known:
         yield "It gives labels alone: this head has no probabilities, and none were calibrated."
     elif said["temperature"] is None:
         yield "Probabilities are the head's own, not calibrated."
@@ -202,8 +228,8 @@ def _origin(said: Mapping[str, Any]) -> Iterator[str]:
     yield f"  of the fitted head: `{hashes['head']}`; of the labels: `{hashes['labels']}`."
 
 
-def _loading(said: Mapping[str, Any], parts: Parts) -> Iterator[str]:
-    known = _known(said, parts)
+def _loading(said: Mapping[str, Any], given: Given) -> Iterator[str]:
+    known = given.known
     classes = _literal(said["classes"])
     record = dict(said)
     yield "## How to run it"
@@ -241,8 +267,3 @@ def _literal(names: Sequence[str]) -> str:
     """A list of texts in JavaScript; what breaks lines or is not seen stands as an escape."""
     text = json.dumps(list(names), ensure_ascii=False)
     return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
-
-
-def _known(said: Mapping[str, Any], parts: Parts) -> bool:
-    """Whether it gives probabilities."""
-    return said["temperature"] is not None or hasattr(parts.fitted.train_val, "predict_proba")

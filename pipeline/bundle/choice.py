@@ -1,7 +1,7 @@
-"""What is bundled: the head that params.yaml names, or the best by validation and those after it."""
+"""What is bundled: the head or fine-tuned model that params.yaml names, or the best by validation and those after it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import IntegrityError
 from pipeline.evaluation.results import check
-from pipeline.evaluation.summary import order
+from pipeline.evaluation.summary import Order, order
+from pipeline.evaluation.trained import SCRATCH
 from pipeline.frozen import FrozenBackbone
 from pipeline.heads import Fitted, Record
-from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES, FinetuneParams
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A head of a backbone, by their names."""
+    """A head of a backbone, or a model fine-tuned from it, by their names."""
 
     backbone: str
     head: str
@@ -60,15 +61,19 @@ def figures(artifacts: Path) -> dict[str, Any]:
 
 
 def candidates(
-    artifacts: Path, backbones: Sequence[str], head_names: Sequence[str]
+    artifacts: Path,
+    backbones: Sequence[str],
+    head_names: Sequence[str],
+    finetune: Mapping[str, FinetuneParams],
 ) -> list[Candidate]:
-    """Every head of the run that is no control, the best by validation first."""
+    """Every head and fine-tuned model of the run that is no control, the best by validation first."""
     known = figures(artifacts)
 
-    def place(one: Candidate) -> tuple[float, float, str, str]:
+    def place(one: Candidate) -> Order:
         return order(known.get(one.backbone, {}).get(one.head, {}), one.backbone, one.head)
 
-    return sorted(_contenders(artifacts, backbones, head_names), key=place)
+    heads_of_run = _contenders(artifacts, backbones, head_names)
+    return sorted([*heads_of_run, *_trained(artifacts, finetune)], key=place)
 
 
 def _contenders(
@@ -80,6 +85,13 @@ def _contenders(
         for head in head_names:
             if heads.load_record(artifacts / "heads" / name, head).kind not in CONTROL_KINDS:
                 yield Candidate(name, head)
+
+
+def _trained(artifacts: Path, finetune: Mapping[str, FinetuneParams]) -> Iterator[Candidate]:
+    for name, entry in finetune.items():
+        source = frozen.read(artifacts / "backbones" / entry.backbone).fields["source"]
+        if source not in CONTROL_SOURCES and entry.init != SCRATCH:
+            yield Candidate(entry.backbone, name)
 
 
 def read(artifacts: Path, candidate: Candidate) -> Parts:

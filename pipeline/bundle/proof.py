@@ -17,6 +17,7 @@ from pipeline.bundle.nodes import Inexpressible
 from pipeline.errors import ResourceError
 from pipeline.features import Vectors
 from pipeline.frozen import TOLERANCE as DRIFT
+from pipeline.heads import Fitted
 from pipeline.outputs import layers_of, separated, views_of
 from pipeline.prediction import predict
 from pipeline.runtimes import onnx
@@ -63,6 +64,11 @@ def tolerance_of(kind: str) -> float:
     return TOLERANCE[kind in LINEAR]
 
 
+def has_probabilities(fitted: Fitted) -> bool:
+    """Whether a head says how sure it is."""
+    return fitted.temperature is not None or hasattr(fitted.train_val, "predict_proba")
+
+
 def session_of(content: bytes) -> "onnxruntime.InferenceSession":
     """A session on one core of this machine. Raises as `_running` does."""
     with _running():
@@ -74,7 +80,7 @@ def against_scikit_learn(content: bytes, parts: Parts, rows: npt.NDArray[np.int6
     session, found = session_of(content), Figures(tolerance_of(parts.record.kind))
 
     def said(X: Vectors) -> Answers:
-        return _joined([_run(session, EMBEDDING, some)[:2] for some in _split(X, PASS)])
+        return _joined([run(session, EMBEDDING, some)[:2] for some in _split(X, PASS)])
 
     for some in _split(rows, BLOCK):
         X = features.gather(parts.cached, parts.layers, [(some, 0)])
@@ -90,7 +96,7 @@ def against_runtime(content: bytes, parts: Parts) -> dict[str, Any]:
     """
     wanted, pixels = _of_probe(parts)
     session = session_of(content)
-    runs = [_run(session, IMAGES, some) for some in _split(pixels, BATCH)]
+    runs = [run(session, IMAGES, some) for some in _split(pixels, BATCH)]
     embedding = np.concatenate([made[-1] for made in runs])
     drift = frozen.drift(embedding, wanted)
     least, most = DRIFT[str(parts.backbone.fields["precision"])]
@@ -127,7 +133,7 @@ def _split(values: Any, size: int) -> Iterator[Any]:
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
-def _run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
+def run(session: "onnxruntime.InferenceSession", name: str, values: Any) -> list[Any]:
     with _running():
         return list(session.run(None, {name: values}))
 

@@ -42,7 +42,7 @@ def record_of(
         "abstention": {key: said.abstention[key] for key in ABSTENTION if key in said.abstention},
         "licence": backbone.licence,
         "weights": backbone.weights,
-        "metrics": {split: _small(of_head.get(split, {})) for split in ("val", "test")},
+        "metrics": {split: small(of_head.get(split, {})) for split in ("val", "test")},
         "hashes": _hashes(parts, artifacts),
         "best": best_of(Candidate(backbone.name, said.head), skipped),
         "skipped": [dict(one) for one in skipped],
@@ -73,7 +73,8 @@ def best_of(made: Candidate | None, skipped: Sequence[Mapping[str, str]]) -> dic
     return None if made is None else {"backbone": made.backbone, "head": made.head}
 
 
-def _small(of_split: Mapping[str, Any]) -> dict[str, Any]:
+def small(of_split: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what metrics.json says of a split, what a record has."""
     return {key: of_split[key] for key in METRICS if key in of_split}
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.cli.commands.embeddings import add as add_embeddings  # not the module: a name of ours
+from pipeline.cli.commands.finetune import add as add_finetune
 from pipeline.cli.commands.heads import add as add_heads
 from pipeline.cli.commands.neighbors import add as add_neighbors
 from pipeline.cli.commands.predict import add as add_predict
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     results.set_defaults(run=_results)
     _add_backbones(commands.add_parser("backbones", help="which backbones there are, and layers"))
     _add_rank(commands.add_parser("rank", help="score backbones on your images without training"))
+    add_finetune(commands)
     add_embeddings(commands)
     add_heads(commands)
     add_predict(commands)

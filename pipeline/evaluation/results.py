@@ -29,7 +29,8 @@ class Result:
 
     control: never the best; by_layer: see `heads.Record`; kind, source: of the head, of the
     backbone; uncalibrated: figures before its temperature, where it has one; abstention: of the
-    images it is sure enough of, where a precision is wanted.
+    images it is sure enough of, where a precision is wanted. Of a fine-tuned model, started_from: the
+    head; scratch: whether its weights were random at first.
     """
 
     backbone: str
@@ -44,6 +45,8 @@ class Result:
     source: str = ""
     uncalibrated: Mapping[str, float] = field(default_factory=dict)
     abstention: Mapping[str, Any] = field(default_factory=dict)
+    started_from: str = ""
+    scratch: bool = False
 
     @property
     def name(self) -> tuple[str, str]:

@@ -6,13 +6,19 @@ from typing import Any
 from pipeline import comparison, metrics, transfer
 from pipeline.comparison import Answers, Matrix
 from pipeline.dataset import Split
-from pipeline.evaluation import groups
+from pipeline.evaluation import groups, worth
 from pipeline.evaluation.results import Result
+from pipeline.finetuned import KIND
 from pipeline.params import CONTROL_KINDS
 from pipeline.transfer import Contender
 
 Table = dict[str, Any]
 """Backbone -> head -> split -> figures."""
+
+FINETUNED = "finetuned"
+"""What a fine-tuned model has beside its splits; see `worth.judged`."""
+
+Order = tuple[float, bool, float, str, str]
 
 
 def summarise(results: list[Result], transfers: Sequence[dict[str, Any]] | None = None) -> Table:
@@ -25,6 +31,8 @@ def summarise(results: list[Result], transfers: Sequence[dict[str, Any]] | None 
         if len(result.scored.y):
             of_head = table.setdefault(result.backbone, {}).setdefault(result.head, {})
             of_head[str(result.split)] = _figures(result)
+    for (backbone, name), verdict in worth.judged(results).items():
+        table.setdefault(backbone, {}).setdefault(name, {})[FINETUNED] = verdict
     best = _best(results, table)
     if not best:
         return table
@@ -46,7 +54,11 @@ def _figures(result: Result) -> dict[str, Any]:
 
 
 def _best(results: list[Result], table: Table) -> dict[str, Any] | None:
-    """Highest validation accuracy, then lower validation log loss, then name."""
+    """Highest validation accuracy, then lower validation log loss, then name.
+
+    Of a head and a fine-tuned model that are equal the head: it is cheaper, and the model's figure
+    is of the images that told it when to stop.
+    """
     names = {result.name for result in _scored(results, Split.VAL) if not result.control}
     if not names:
         return None
@@ -59,10 +71,11 @@ def _best(results: list[Result], table: Table) -> dict[str, Any] | None:
     return best
 
 
-def order(splits: dict[str, Any], backbone: str, head: str) -> tuple[float, float, str, str]:
-    """The lower, the better by validation."""
+def order(splits: dict[str, Any], backbone: str, head: str) -> Order:
+    """The lower, the better by validation. splits: of metrics.json."""
     val = splits.get("val", {})
-    return -val.get("accuracy", 0.0), val.get("log_loss", float("inf")), backbone, head
+    loss = val.get("log_loss", float("inf"))
+    return -val.get("accuracy", 0.0), FINETUNED in splits, loss, backbone, head
 
 
 def _scored(results: list[Result], split: Split) -> list[Result]:
@@ -97,12 +110,12 @@ def transfers_of(results: list[Result]) -> list[dict[str, Any]]:
             *(result.scored.y, result.scored.predicted, _answers(result)),
         )
         for result in _scored(results, split)
-        if result.kind not in CONTROL_KINDS and result.name in by_val
+        if result.kind not in {*CONTROL_KINDS, KIND} and result.name in by_val
     ]
     return transfer.judge(contenders, split=str(split))
 
 
-def _by_validation(result: Result) -> tuple[float, float, str, str]:
+def _by_validation(result: Result) -> Order:
     figures = {"accuracy": metrics.accuracy(result.scored)}
     if result.scored.probabilities is not None:
         figures["log_loss"] = metrics.log_loss(result.scored)

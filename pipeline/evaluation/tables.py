@@ -40,7 +40,7 @@ def write(folder: Path, results: list[Result]) -> dict[str, Any]:
     summary = summarise(results, transfers)
     files.write_json(folder / "metrics.json", summary)
     files.write_json(folder / "transfer.json", transfers)
-    _write_predictions(folder / "predictions.parquet", results)
+    write_predictions(folder / "predictions.parquet", results)
     tests = [r for r in results if r.split == Split.TEST and len(r.scored.y)]
     best = summary.get("best", {})
     chosen = [r for r in results if r.name == (best.get("backbone"), best.get("head"))]
@@ -58,7 +58,8 @@ def write(folder: Path, results: list[Result]) -> dict[str, Any]:
     return summary
 
 
-def _write_predictions(path: Path, results: list[Result]) -> None:
+def write_predictions(path: Path, results: list[Result]) -> None:
+    """Write a predictions.parquet: a row an image and head, in the order of the results."""
     batches = []
     for result in results:
         labels, scored, n = result.labels, result.scored, len(result.scored.y)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pipeline.comparison import LEVEL
-from pipeline.evaluation.summary import order
+from pipeline.evaluation.summary import FINETUNED, order
 
 
 def describe(summary: dict[str, Any], controls: Collection[tuple[str, str]] = ()) -> str:
@@ -27,6 +27,8 @@ def describe(summary: dict[str, Any], controls: Collection[tuple[str, str]] = ()
         mark = "control" if (backbone, head) in controls else ""
         if (backbone, head) == (best.get("backbone"), best.get("head")):
             mark = "best"
+        if FINETUNED in splits:
+            mark = f"{mark}, fine-tuned".removeprefix(", ")
         rows.append((backbone, head, *_figures(splits), mark))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -35,6 +37,9 @@ def describe(summary: dict[str, Any], controls: Collection[tuple[str, str]] = ()
     ]
     if "transfer" in best:
         lines.append(f"transfer: {best['transfer']['sentence']}")
+    lines += [
+        f"fine-tuning: {row[2][FINETUNED]['sentence']}" for row in named if FINETUNED in row[2]
+    ]
     return "\n".join(lines)
 
 

@@ -1,10 +1,12 @@
 """report.html: one self-contained page that says how good each head is, and from what.
 
+    reading     JSON and CSV files, or what is wrong with them
     records     what the artifacts say, checked
     scores      the headline, the table of heads and the plot of their test accuracy
     transfer    whether a backbone beats raw pixels and random weights
     layers      the plot of validation accuracy by layer
     curves      learning curves
+    finetuning  whether fine-tuning was worth it, and how it went
     plots       accuracies and intervals -> places in a drawing
     mistakes    where the best head errs: classes, confusions, pictures
     groups      in which groups of images it errs
@@ -14,19 +16,22 @@
     provenance  data, backbones, and how heads were fitted
     problems    what was left out, and why
     digests     the sha256 of every input
+    timings     a page of its own, untracked: what each way took
     wording     how numbers are written
 
 The page is prepared here, in Python; report.html, a Jinja2 template, only lays it out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from pipeline import files
+from pipeline.params import FinetuneParams
 from pipeline.reporting import curves as learning
 from pipeline.reporting import (
+    finetuning,
     groups,
     inspection,
     layers,
@@ -50,20 +55,22 @@ def write(
     backbones: list[str],
     heads: list[str],
     curves: Iterable[str] = (),
+    finetune: Mapping[str, FinetuneParams] | None = None,
 ) -> None:
     """Write the report of a run to `path`.
 
     artifacts: the folder the stages write; root: where images lie, their paths being relative
-    to it; an image that is gone or changed is shown as a grey box. Only the backbones, heads
-    and learning curves named are read, whatever else lies in the folders. Equal inputs give equal bytes.
+    to it; an image that is gone or changed is shown as a grey box. Only the backbones, heads,
+    learning curves and fine-tuned models named are read, whatever else lies in the folders. Equal inputs give equal bytes.
     Raises IntegrityError where an input is missing or not what its record says.
     """
-    run = records.read(artifacts, backbones, heads, curves)
+    run = records.read(artifacts, backbones, heads, curves, finetune)
     context = {
         **scores.describe(run),
         **transfer.describe(artifacts),
         **layers.describe(run),
         **learning.describe(run),
+        **finetuning.describe(run),
         **mistakes.describe(artifacts, root, run),
         **groups.describe(artifacts, run),
         **trust.describe(run),

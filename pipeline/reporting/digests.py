@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.reporting.records import Run, missing
+from pipeline.reporting.reading import missing
+from pipeline.reporting.records import Head, Run
 
 READERS = 4
 """Files hashed at once."""
@@ -38,7 +39,7 @@ def shown(artifacts: Path, path: Path) -> str:
 
 def _inputs(artifacts: Path, run: Run) -> list[Input]:
     data, frozen = artifacts / "dataset", artifacts / "backbones"
-    cached, fitted = artifacts / "embeddings", artifacts / "heads"
+    cached = artifacts / "embeddings"
     return [
         Input(data / "images.parquet", "prepare"),
         Input(data / "labels.parquet", "prepare"),
@@ -47,13 +48,16 @@ def _inputs(artifacts: Path, run: Run) -> list[Input]:
             for b in run.backbones
         ),
         *(Input(cached / f"{b.name}.h5", f"extract@{b.name}") for b in run.backbones),
-        *(
-            Input(
-                fitted / h.backbone / f"{h.name}.joblib", f"train@{h.backbone}-{h.name}", h.sha256
-            )
-            for h in run.heads
-        ),
+        *(_model(artifacts, head) for head in run.heads),
     ]
+
+
+def _model(artifacts: Path, head: Head) -> Input:
+    if head.trained:
+        path = artifacts / "finetuned" / head.name / "model.safetensors"
+        return Input(path, f"finetune@{head.name}", head.sha256)
+    path = artifacts / "heads" / head.backbone / f"{head.name}.joblib"
+    return Input(path, f"train@{head.backbone}-{head.name}", head.sha256)
 
 
 def _digest(entry: Input) -> str:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.reporting.records import Run, csv_rows, damaged
+from pipeline.reporting.reading import csv_rows, damaged
+from pipeline.reporting.records import Run
 from pipeline.reporting.wording import count, figure, interval
 
 STAGE = "evaluate"

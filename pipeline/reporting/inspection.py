@@ -9,7 +9,8 @@ from pipeline import dataset
 from pipeline.params import CONTROL_SOURCES
 from pipeline.reporting import pictures
 from pipeline.reporting.pictures import Picture
-from pipeline.reporting.records import Run, csv_rows, damaged, json_object
+from pipeline.reporting.reading import csv_rows, damaged, json_object
+from pipeline.reporting.records import Run
 from pipeline.reporting.wording import count, counted, figure
 
 PAIRS, SUSPECTS, OUTLIERS = 8, 16, 8

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from pipeline import files
 from pipeline.reporting import pictures
 from pipeline.reporting.pictures import Picture
-from pipeline.reporting.records import Head, Run, damaged, missing
+from pipeline.reporting.reading import damaged, missing
+from pipeline.reporting.records import Head, Run
 from pipeline.reporting.wording import ABSENT, count, counted, figure, interval, percent
 
 MATRIX_CLASSES = 30

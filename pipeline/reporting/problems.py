@@ -10,7 +10,8 @@ from pipeline.dataset import Problem
 from pipeline.reporting import digests, pictures
 from pipeline.reporting.pictures import Picture
 from pipeline.reporting.provenance import TALL_ROWS
-from pipeline.reporting.records import Backbone, Run, missing
+from pipeline.reporting.reading import missing
+from pipeline.reporting.records import Backbone, Run
 from pipeline.reporting.wording import count, counted
 
 ROWS = 100

@@ -1,18 +1,17 @@
-"""What the artifacts of a run say, read by name and checked; the report's only reader of JSON.
+"""What the artifacts of a run say, read by name and checked.
 
 heads, evaluation and frozen know the same files, but scikit-learn and the pixel probe would
 come with them: the report is part of every swap of a head and must start at once.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES
+from pipeline.params import CONTROL_KINDS, CONTROL_SOURCES, FinetuneParams
+from pipeline.reporting.reading import csv_rows, damaged, json_object
 
 _LATER = (
     *("images", "layers", "views", "by_layer", "notes"),
@@ -47,8 +46,8 @@ class Backbone:
 class Head:
     """What <h>.json and metrics.json say of one head on one backbone.
 
-    sha256: of the joblib; val, test: its figures, None where the split has no image; from `images`
-    on: see `pipeline.heads`, empty in older files.
+    sha256: of the joblib, or of a fine-tuned model's weights; val, test: its figures, None where the split has no image; from `images`
+    on: see `pipeline.heads`, empty in older files; trained: of a fine-tuned model.
     """
 
     backbone: str
@@ -74,6 +73,23 @@ class Head:
     temperature: float | None = None
     abstention: dict[str, Any] = field(default_factory=dict)
     seeds: list[dict[str, Any]] = field(default_factory=list)
+    trained: "Trained | None" = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a fine-tuned model has beside what a head has. verdict: of metrics.json, against the head
+    `started_from`; history: a row an epoch, of history.csv; epoch: the one kept, of `epochs`;
+    agreement: share of validation images on which it said what the head does before its first step.
+    """
+
+    started_from: str
+    init: str
+    verdict: dict[str, Any]
+    history: list[dict[str, str]]
+    epoch: int
+    epochs: int
+    agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -109,9 +125,13 @@ class Run:
 
 
 def read(
-    artifacts: Path, backbones: list[str], heads: list[str], curves: Iterable[str] = ()
+    artifacts: Path,
+    backbones: list[str],
+    heads: list[str],
+    curves: Iterable[str] = (),
+    finetune: Mapping[str, FinetuneParams] | None = None,
 ) -> Run:
-    """Read what the run's backbones, heads and curves left. Raises IntegrityError."""
+    """Read what the run's backbones, heads, fine-tuned models and curves left. Raises IntegrityError."""
     path = artifacts / "dataset" / "summary.json"
     summary = json_object(path, "prepare", ("classes", "splits"))
     frozen = [_backbone(artifacts / "backbones" / name) for name in backbones]
@@ -124,6 +144,9 @@ def read(
             for backbone in frozen
             for head in heads
         ]
+        known = {backbone.name: backbone for backbone in frozen}
+        for name, entry in (finetune or {}).items():
+            read.append(_trained(artifacts / "finetuned" / name, entry, known, metrics))
         if any(summary["splits"].get(split) for split in ("val", "test")):
             _check_scored(read, path)
         best = _best(read, metrics.get("best"), path)
@@ -140,11 +163,12 @@ def _check_scored(heads: list[Head], path: Path) -> None:
             )
 
 
-def _rank(head: Head) -> tuple[bool, float, float, str, str]:
-    """As evaluation chooses the best: validation accuracy, its log loss, the name."""
+def _rank(head: Head) -> tuple[bool, float, bool, float, str, str]:
+    """As evaluation chooses the best: validation accuracy, a head first, its log loss, the name."""
     val = head.val or {}
     loss = val.get("log_loss", float("inf"))
-    return head.control, -val.get("accuracy", 0.0), loss, head.backbone, head.name
+    trained = head.trained is not None
+    return head.control, -val.get("accuracy", 0.0), trained, loss, head.backbone, head.name
 
 
 def _best(heads: list[Head], stated: Any, path: Path) -> Head | None:
@@ -182,6 +206,39 @@ def _head(folder: Path, name: str, backbone: Backbone, metrics: dict[str, Any]) 
     )
 
 
+def _trained(
+    folder: Path, entry: FinetuneParams, backbones: dict[str, Backbone], metrics: dict[str, Any]
+) -> Head:
+    """A fine-tuned model as a line among the heads."""
+    name, stage = folder.name, f"finetune@{folder.name}"
+    names = ("images", "sha256", "epoch", "epochs", "alpha", "layers", "started_from")
+    record = json_object(folder / "record.json", stage, names)
+    scored = metrics.get(entry.backbone, {}).get(name, {})
+    started, alpha = record["started_from"], record["alpha"]
+    return Head(
+        backbone=entry.backbone,
+        name=name,
+        kind="finetuned",
+        choice={"epoch": record["epoch"], **({} if alpha is None else {"alpha": alpha})},
+        chosen_by="accuracy",
+        trace=[],
+        at_edge=False,
+        converged=True,
+        rows={"train": record["images"]["train"]},
+        sha256=record["sha256"]["model.safetensors"],
+        control=entry.init == "random" or backbones[entry.backbone].source in CONTROL_SOURCES,
+        val=scored.get("val"),
+        test=scored.get("test"),
+        layers=record["layers"],
+        notes=[started["note"]] if started["note"] else [],
+        trained=Trained(
+            *(entry.head, entry.init, scored.get("finetuned", {})),
+            csv_rows(folder / "history.csv", stage, ("epoch", "val_accuracy")),
+            *(record["epoch"], record["epochs"], started["agreement"]),
+        ),
+    )
+
+
 def _curve(folder: Path, backbones: list[str]) -> Curve:
     path, stage = folder / "summary.json", f"curve@{folder.name}"
     names = ("head", "seeds", "test_images", "backbones", "notes")
@@ -190,53 +247,3 @@ def _curve(folder: Path, backbones: list[str]) -> Curve:
     if not known:
         raise damaged(path, stage, "no backbone of the run")
     return Curve(folder.name, **{name: {**record, "backbones": known}[name] for name in names})
-
-
-def _content(path: Path, stage: str) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise missing(path, stage) from None
-    except ValueError as error:
-        raise damaged(path, stage, error) from None
-
-
-def json_list(path: Path, stage: str) -> list[Any]:
-    """A JSON list. Raises IntegrityError that names the stage to run."""
-    value = _content(path, stage)
-    if not isinstance(value, list):
-        raise damaged(path, stage, "no list")
-    return value
-
-
-def csv_rows(path: Path, stage: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV that has these columns. Raises IntegrityError that names the stage to run."""
-    try:
-        rows = files.read_csv(path)
-    except FileNotFoundError:
-        raise missing(path, stage) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(path, stage, error) from None
-    absent = [name for name in columns if rows and rows[0].get(name) is None]
-    if absent:
-        raise damaged(path, stage, f"no {absent[0]}")
-    return rows
-
-
-def json_object(path: Path, stage: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that has these keys. Raises IntegrityError that names the stage to run."""
-    value = _content(path, stage)
-    absent = [key for key in keys if key not in value] if isinstance(value, dict) else ["object"]
-    if absent:
-        raise damaged(path, stage, f"no {absent[0]}")
-    return dict(value)
-
-
-def missing(path: Path, stage: str) -> IntegrityError:
-    """The error for a file that is not there; stage: what writes it, as dvc.yaml names it."""
-    return IntegrityError(f"{path} is missing; run 'dvc repro {stage}'")
-
-
-def damaged(path: Path, stage: str, why: object) -> IntegrityError:
-    """The error for a file that is not what it should be."""
-    return IntegrityError(f"{path} is damaged ({why}); run 'dvc repro -f {stage}'")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.reporting.records import damaged, json_list
+from pipeline.reporting.reading import damaged, json_list
 from pipeline.reporting.wording import ABSENT, bounds, figure, percent, points, probability
 
 STAGE = "evaluate"
