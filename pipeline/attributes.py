@@ -132,5 +132,7 @@ def info(path: Path) -> dict[str, Any]:
 
 def again(path: Path) -> str:
     """What to type."""
+    if path.suffix != ".h5":
+        return "give the .h5 of an embeddings file, as under artifacts/embeddings/"
     name = path.name.strip(".").split(".")[0]
     return f"run 'dvc repro extract@{name}' where it was made, or fetch it again"

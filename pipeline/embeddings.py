@@ -52,6 +52,12 @@ class Embeddings:
     attributes: dict[str, Any]
     arrays: Mapping[str, Array] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        rows, dim = self.vectors.shape
+        name, kind = self.attributes.get("backbone", "?"), self.vectors.dtype
+        more = len(self.arrays) - 1
+        return f"Embeddings({name}, {rows} x {dim} {kind}{f', {more} more' if more > 0 else ''})"
+
     @property
     def fingerprint(self) -> str:
         """Identity of the vectors."""

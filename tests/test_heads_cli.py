@@ -428,3 +428,24 @@ def test_import__of_a_backbone_or_images_that_are_not_here(project, capsys, tmp_
     assert code == 4
     assert "none is frozen" in err
     assert run(capsys, "store", "import", "none.h5")[0] == 2
+
+
+def test_export__ending_of_another_format__is_refused__and_what_is_replaced_is_told(
+    project, capsys
+):
+    words = (capsys, "embeddings", "export", "artifacts/embeddings/raw.h5", "--to", "npy")
+    code, _, err = run(*words, "--output", "out.csv")
+    assert code == 2
+    assert "out.csv ends as another format than --to npy" in err
+    assert "replaced" not in run(*words, "--output", "out.npy")[1]
+    assert "out.npy: replaced, 24 x" in run(*words, "--output", "out.npy")[1]
+
+
+def test_embeddings__shown_in_a_notebook__are_a_line__and_another_file_is_told_as_such(
+    project, capsys
+):
+    cached = embeddings.open(Path("artifacts/embeddings/raw.h5"))
+    assert repr(cached) == f"Embeddings(raw, 24 x {cached.vectors.shape[1]} float16)"
+    code, _, err = run(capsys, "embeddings", "verify", "params.yaml")
+    assert code == 4
+    assert "give the .h5 of an embeddings file" in err

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cli, predictor
+from pipeline.cli.predict import _format, writing
 from pipeline.cli.predict import paths as naming
-from pipeline.cli.predict import writing
 from pipeline.cli.predict.progress import Progress
+from pipeline.errors import ConfigurationError
 from tests import bundle_files
 from tests.bundle_files import CLASSES
 from tests.conftest import ROOT, draw
@@ -527,3 +528,18 @@ def test_progress__on_a_terminal__is_one_line_that_goes(monkeypatch, capsys):
     assert "2 images, 1/s, 1 bad" in text
     assert text.endswith("\r\x1b[K")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "labels.xlsx"], "labels.xlsx ends in none of"),
+        (["--output", "labels.parquet", "--format", "csv"], "ends as parquet, and --format is csv"),
+    ],
+)
+def test_predict__output_that_ends_as_something_else__is_refused(words, said):
+    named = words[3] if "--format" in words else None
+    with pytest.raises(ConfigurationError, match=said):
+        _format(named, Path(words[1]))
+    assert _format("csv", Path("labels.xlsx")) == "csv"
+    assert _format(None, Path("labels")) == "jsonl"

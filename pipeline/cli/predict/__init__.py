@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = predictor.open(bundle, device=arguments.device, threads=arguments.threads, start=1)
     wish = _wish(arguments, model)
     told = columns(wish, model.bundle, probabilities=model.has_probabilities)
-    format = arguments.format or _format(output)
+    format = _format(arguments.format, output)
     counts = Counter[str]()
     with (
         opened(format, output, told, model.classes) as write,
@@ -84,10 +84,20 @@ def _spare(output: Path, read: Iterable[str | Path]) -> None:
             raise ConfigurationError(f"--output {output} would replace {one}; name another file")
 
 
-def _format(output: Path | None) -> str:
-    if output is not None:
-        return ENDINGS.get(output.suffix.lower(), "jsonl")
-    return "table" if sys.stdout.isatty() else "jsonl"
+def _format(named: str | None, output: Path | None) -> str:
+    """What is asked for, or what the output's name ends in. Raises ConfigurationError."""
+    if output is None:
+        return named or ("table" if sys.stdout.isatty() else "jsonl")
+    by_name = ENDINGS.get(output.suffix.lower())
+    if named is None and by_name is None and output.suffix:
+        raise ConfigurationError(
+            f"--output {output} ends in none of {', '.join(ENDINGS)}; say which by --format"
+        )
+    if named is not None and by_name not in (None, named):
+        raise ConfigurationError(
+            f"--output {output} ends as {by_name}, and --format is {named}; say the same"
+        )
+    return named or by_name or "jsonl"
 
 
 def _wish(arguments: argparse.Namespace, model: Predictor) -> Wish:
