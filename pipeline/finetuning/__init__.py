@@ -6,6 +6,7 @@
     blocks      a backbone's blocks in forward order: which are trained, how fast
     pictures    images, decoded once, augmented, in an order that the seed tells
     optimising  loss, mixing, optimiser, rates, average: what turns gradients into other weights
+    ranks       several processes that train one network, a GPU each
     step        one step: gradients, in as many passes as memory asks for, and other weights
     loop        epochs of steps, a validation after each, the best kept
     state       a run in the making, which a killed one goes on from
@@ -34,11 +35,11 @@ from pipeline.backbones import bare
 from pipeline.backbones.weights import digest
 from pipeline.dataset import Split
 from pipeline.evaluation.results import Result
-from pipeline.finetuning import blocks, energy, loop, optimising, outcome, scoring, start
+from pipeline.finetuning import blocks, energy, loop, optimising, outcome, ranks, scoring, start
 from pipeline.finetuning.blocks import Group
 from pipeline.finetuning.course import Course, Told, Watch, silent
 from pipeline.finetuning.live import watching
-from pipeline.finetuning.network import repeatable
+from pipeline.finetuning.network import State, repeatable
 from pipeline.finetuning.outcome import Kept
 from pipeline.finetuning.prepared import (
     Material,
@@ -46,6 +47,7 @@ from pipeline.finetuning.prepared import (
     Prepared,
     device_of,
     prepare,
+    processes_of,
     read,
     views_of,
 )
@@ -79,13 +81,14 @@ def run(
     """
     clock = _Clock()
     device = device_of(place.device)
+    processes = processes_of(place, entry, device)
     with repeatable(device), energy.measured() as used:
-        prepared = prepare(name, entry, given, place, device)
-        clock.note("start")
+        with ranks.together(processes, device, _follow, name, entry, given, place):
+            prepared = prepare(name, entry, given, place, device)
+            clock.note("start")
+            standing, begun = _trained(prepared, watch)
+            clock.note("train")
         course, network = prepared.course, prepared.network
-        machinery = optimising.made(network, prepared.listed, course.chosen, entry, course.updates)
-        standing, begun = loop.train(network, machinery, course, prepared.first, watch)
-        clock.note("train")
         wise = entry.wise_ft and entry.init == "head" and standing.best_epoch > 0
         kept = outcome.keep(
             network,
@@ -105,6 +108,20 @@ def run(
     clock.note("write")
     _note_run(name, place, course, standing, clock, device, used)
     return finetuned.load(place.folder).record
+
+
+def _trained(prepared: Prepared, watch: Watch) -> tuple[Standing, State]:
+    course, network = prepared.course, prepared.network
+    listed, chosen, entry = prepared.listed, course.chosen, course.entry
+    machinery = optimising.made(network, listed, chosen, entry, course.updates)
+    return loop.train(network, machinery, course, prepared.first, watch)
+
+
+def _follow(name: str, entry: FinetuneParams, given: Material, place: Place) -> None:
+    """What the other processes do where several train together."""
+    device = device_of(place.device)
+    with repeatable(device):
+        _trained(prepare(name, entry, given, place, device), silent)
 
 
 def groups(

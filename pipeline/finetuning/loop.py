@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.finetuning import pictures, scoring, state
+from pipeline.finetuning import pictures, ranks, scoring, state
 from pipeline.finetuning.blocks import HEAD, moved_at
 from pipeline.finetuning.course import Course, Told, Watch, silent
 from pipeline.finetuning.network import Network, State, copied, learn, moving, put
@@ -107,7 +107,8 @@ class _Run:
         transform = pictures.augmentation(course.entry.augment, course.recipe)
         augmented = Augmented(course.learn, transform, seed, epoch)
         places = pictures.order(len(course.learn.listed), course.step_size, seed, epoch)
-        return pictures.steps(augmented, places[self.standing.update :], course.workers)
+        left = [ranks.share(step) for step in places[self.standing.update :]]
+        return pictures.steps(augmented, left, course.workers)
 
     def _step(self, pixels: torch.Tensor, y: torch.Tensor) -> float:
         """Other weights; where memory runs out, with half the images a pass."""
@@ -118,16 +119,20 @@ class _Run:
         pixels, y = pixels.to(device), y.to(device)
         while True:
             try:
-                loss, right = self.steps.gradients(pixels, y, passes=standing.passes, number=number)
+                loss, right = self.steps.gradients(
+                    pixels, y, passes=standing.passes, number=number, of=self.course.step_size
+                )
                 break
             except (RuntimeError, MemoryError) as error:
                 if not scoring.is_out_of_memory(error):
                     raise
             self._halve(len(y))
+        loss, whole = ranks.total(loss, right)
         if not math.isfinite(loss):
             raise self._broken(loss)
+        ranks.sum_up(self.network)
         self.steps.change(number)
-        standing.count(loss, right, len(y))
+        standing.count(loss, int(whole), self.course.step_size)
         return loss
 
     @property
@@ -161,8 +166,9 @@ class _Run:
         put(self.network, standing.best)
         kept = course.folder / BEST
         tensors = {name: one.cpu().contiguous() for name, one in self.network.tensors().items()}
-        files.write_bytes(kept, save(tensors))
-        (course.folder / state.FILE).unlink(missing_ok=True)
+        if ranks.own() == 0:
+            files.write_bytes(kept, save(tensors))
+            (course.folder / state.FILE).unlink(missing_ok=True)
         reached = standing.score(standing.best_epoch).accuracy
         where = f"in epoch {standing.epoch + 1}, step {standing.update + 1}"
         best = f"epoch {standing.best_epoch}, validation accuracy {reached:.4f}"
@@ -173,22 +179,29 @@ class _Run:
 
     def _validate(self) -> Row:
         """What an epoch has led to, by the average of the weights where one is kept."""
-        standing, course, average = self.standing, self.course, self.machinery.average
+        standing, average = self.standing, self.machinery.average
         rate = self._set_rates(self._number - 1)
         judged = self.network if average is None else average.module
-        found = scoring.logits(judged, course.judge, workers=course.workers)
+        score = ranks.told(lambda: self._score(judged))
         standing.epoch, standing.update = standing.epoch + 1, 0
-        row = _row(standing, scoring.score(found, course.judge.listed.y), rate)
+        row = _row(standing, score, rate)
         standing.add(row)
         if standing.score(standing.epoch) > standing.score(standing.best_epoch):
             standing.best, standing.best_epoch = copied(self._moving(judged)), standing.epoch
         return row
+
+    def _score(self, judged: Network) -> Score:
+        course = self.course
+        found = scoring.logits(judged, course.judge, workers=course.workers)
+        return scoring.score(found, course.judge.listed.y)
 
     def _moving(self, network: torch.nn.Module) -> State:
         """The tensors that training changes."""
         return moving(network, self.machinery.parameters, statistics=self.course.statistics)
 
     def _save(self) -> None:
+        if ranks.own() != 0:
+            return
         average = self.machinery.average
         state.save(
             self.course.folder,

@@ -13,7 +13,7 @@ from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.features import Images
-from pipeline.finetuning import blocks, pictures, scoring, start
+from pipeline.finetuning import blocks, pictures, ranks, scoring, start
 from pipeline.finetuning.course import Course
 from pipeline.finetuning.network import Network
 from pipeline.finetuning.pictures import Decoded, Listed
@@ -65,7 +65,7 @@ class Place:
 
     folder: artifacts/finetuned/<name>, tracked; runs: artifacts/runs; device: auto, cpu or cuda;
     workers: processes that decode, None for as many as suit the device; every: seconds
-    between two savings of an unfinished run.
+    between two savings of an unfinished run; processes: that train together, None for one a GPU.
     """
 
     folder: Path
@@ -74,6 +74,7 @@ class Place:
     device: str = "auto"
     workers: int | None = None
     every: float = 60.0
+    processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _reference(
 ) -> Reference:
     X = _vectors(given, held[Split.TRAIN])
     found = start.reference(given.beginning, X, codes[Split.TRAIN], name)
-    if found.note:
+    if found.note and ranks.own() == 0:
         print(f"headstart: {found.note}", flush=True)
     return found
 
@@ -164,7 +165,8 @@ def _course(
     learn = pictures.to_learn(given.root, seen, recipe, entry.augment)
     judge = _decoded(given, held[Split.VAL])
     on_gpu = device_of(place.device).type == "cuda"
-    workers = (cgroups.cores() if on_gpu else 0) if place.workers is None else place.workers
+    cores = max(1, cgroups.cores() // ranks.count())
+    workers = (cores if on_gpu else 0) if place.workers is None else place.workers
     for decoded in (learn, judge) if workers else ():
         decoded.fill(workers)
     identity = _identity(entry, given, held, on_gpu=on_gpu)
@@ -203,6 +205,12 @@ def _decoded(given: Material, images: Images) -> Decoded:
 
 def views_of(backbone: FrozenBackbone) -> Views:
     return Views(tta=backbone.fields.get("tta"))
+
+
+def processes_of(place: Place, entry: FinetuneParams, device: torch.device) -> int:
+    """How many train together: each has an image of a step at least."""
+    wanted = torch.cuda.device_count() if device.type == "cuda" else 1
+    return max(1, min(place.processes or wanted, entry.batch_size * entry.accumulate))
 
 
 def device_of(wanted: str) -> torch.device:

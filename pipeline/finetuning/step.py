@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from pipeline.finetuning import ranks
 from pipeline.finetuning.network import Network, State, drawing
 from pipeline.finetuning.optimising import Machinery, mixing, pull
 from pipeline.finetuning.pictures import seeded
@@ -23,25 +24,33 @@ class Step:
     start: State
 
     def gradients(
-        self, pixels: torch.Tensor, y: torch.Tensor, *, passes: int, number: int
+        self,
+        pixels: torch.Tensor,
+        y: torch.Tensor,
+        *,
+        passes: int,
+        number: int,
+        of: int | None = None,
     ) -> tuple[float, int]:
         """Mean loss of a step's images, and how many were right; gradients are in the parameters.
 
         pixels: (N, H, W, 3) uint8, y: (N,) int64, on the network's device; passes: parts they are
-        computed in; number: of the step, which tells what is drawn.
+        computed in; number: of the step, which tells what is drawn; of: images of the whole step, where
+        other processes have the rest of them. Loss and gradients are then shares of a sum.
         """
         device = self.network.mean.device
         self.machinery.optimizer.zero_grad(set_to_none=True)
-        with drawing(seeded(self.entry.seed, "step", number), device):
+        drawn = ("step", number, *([ranks.own()] if ranks.own() else []))
+        with drawing(seeded(self.entry.seed, *drawn), device):
             images, wanted = self._mixed(pixels, y)
             size, total, right = -(-len(y) // passes), 0.0, 0
             for at in range(0, len(y), size):
                 part = slice(at, at + size)
-                loss, logits = self._pass(images[part], wanted[part], len(y))
+                loss, logits = self._pass(images[part], wanted[part], of or len(y))
                 total += loss
                 right += int((logits.argmax(dim=1) == y[part]).sum())
         if self.entry.l2_sp:
-            self._backward(pull(self.network, self.start, self.entry.l2_sp))
+            self._backward(pull(self.network, self.start, self.entry.l2_sp) / ranks.count())
         return total, right
 
     def _mixed(self, pixels: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

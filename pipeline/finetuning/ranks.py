@@ -1,0 +1,156 @@
+"""Several processes that train one network, by torch.distributed: each has a share of a step's images.
+
+The first is the process of the stage: it alone validates, saves, tells and writes. Gradients are
+summed once a step, when all passes of it are done. A DistributedDataParallel around the network
+would do so in each pass, and would have to be made anew whenever other blocks are let loose.
+"""
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from pipeline.errors import ResourceError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""How long one waits for the others: the first may be validating many images."""
+
+GRACE = 30.0
+"""Seconds that the others have to end, once the first is done."""
+
+
+def count() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def own() -> int:
+    """Which of them this is, from 0 on."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def share(places: Sequence[int]) -> Sequence[int]:
+    """Of a step's images those that are of this process."""
+    return places[own() :: count()]
+
+
+def sum_up(network: torch.nn.Module) -> None:
+    """Add up the gradients of all processes; each has the sum then."""
+    moved = [one for one in network.parameters() if one.requires_grad]
+    if count() == 1 or not moved:
+        return
+    grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in moved]
+    whole = torch.cat([grad.flatten() for grad in grads])
+    distributed.all_reduce(whole)
+    at = 0
+    for one, grad in zip(moved, grads, strict=True):
+        one.grad = whole[at : at + grad.numel()].view_as(grad).clone()
+        at += grad.numel()
+
+
+def total(*values: float) -> list[float]:
+    """Each number summed over all processes."""
+    return [sum(column) for column in zip(*_gathered(values), strict=True)]
+
+
+def _gathered(value: T) -> list[T]:
+    found: list[Any] = [value] * count()
+    if count() > 1:
+        distributed.all_gather_object(found, value)
+    return found
+
+
+def told(find: Callable[[], T]) -> T:
+    """What the first process finds; the others wait for it and have the same."""
+    said: list[Any] = [find() if own() == 0 else None]
+    if count() > 1:
+        distributed.broadcast_object_list(said, src=0)
+    found: T = said[0]
+    return found
+
+
+@contextmanager
+def together(
+    processes: int, device: torch.device, follow: Callable[..., None], *given: Any
+) -> Iterator[None]:
+    """Within, this is the first of so many processes; the others run `follow(*given)`, a module's function.
+
+    Raises ResourceError where one of them ended before its time.
+    """
+    if processes == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = (processes, str(Path(folder) / "meeting"), device.type)
+        context = multiprocessing.get_context("spawn")
+        others: list[BaseProcess] = [
+            context.Process(target=_other, args=(rank, meeting, follow, given), daemon=True)
+            for rank in range(1, processes)
+        ]
+        for one in others:
+            one.start()
+        try:
+            _meet(0, meeting)
+            yield
+        except RuntimeError as error:
+            if lost := _lost(others):
+                raise lost from error
+            raise
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+            _end(others)
+
+
+def _meet(rank: int, meeting: tuple[int, str, str]) -> None:
+    processes, path, kind = meeting
+    if kind == "cuda":
+        torch.cuda.set_device(rank)
+    distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{path}",
+        rank=rank,
+        world_size=processes,
+        timeout=PATIENCE,
+    )
+
+
+def _other(
+    rank: int, meeting: tuple[int, str, str], follow: Callable[..., None], given: tuple[Any, ...]
+) -> None:
+    _meet(rank, meeting)
+    try:
+        follow(*given)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _lost(others: Sequence[BaseProcess]) -> ResourceError | None:
+    """The error where another process has ended."""
+    time.sleep(1.0)  # one that is dying has no exit code yet
+    codes = [one.exitcode for one in others if one.exitcode not in (None, 0)]
+    if not codes:
+        return None
+    return ResourceError(
+        f"{len(codes)} of {len(others) + 1} processes that trained together ended (exit code {codes[0]}); "
+        "the same command goes on from the last saved step"
+    )
+
+
+def _end(others: Sequence[BaseProcess]) -> None:
+    until = time.monotonic() + GRACE
+    for one in others:
+        one.join(max(0.0, until - time.monotonic()))
+        if one.is_alive():
+            one.kill()
+            one.join()
