@@ -122,6 +122,7 @@ def test_report__with_an_entry__has_the_section_the_row_and_the_digest(case):
     page = written(case, mine=ENTRY)
     assert "Was fine-tuning worth it?" in page
     assert "keep the head" in page
+    assert "as the best of 2 heads and fine-tuned models" in page
     assert "no chain of linear layers" in page
     assert "artifacts/finetuned/mine/model.safetensors" in page
     assert page == written(case, mine=ENTRY)

@@ -73,7 +73,8 @@ def _headline(run: Run) -> Headline:
 def _chosen(run: Run) -> str:
     rivals = sum(not head.control for head in run.heads)
     val = (run.best.val if run.best else None) or {}
-    among = f"as the best of {rivals} heads" if rivals > 1 else "as the only head"
+    noun = "heads and fine-tuned models" if any(head.trained for head in run.heads) else "heads"
+    among = f"as the best of {rivals} {noun}" if rivals > 1 else "as the only head"
     return (
         f"It was chosen {among}, controls aside, by validation accuracy: "
         f"{percent(val.get('accuracy', 0.0))} of {counted(val.get('n', 0), 'image')}. "
