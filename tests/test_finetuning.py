@@ -104,6 +104,15 @@ def test_run__layers_joined_and_views_averaged__start_where_the_head_stands(tmp_
     assert embedding.shape[1] == sum(many.backbone.dims)
 
 
+def test_run__blocks_behind_what_the_head_sees__are_refused(tmp_path):
+    early = finetuning_desk.make(tmp_path / "desk", layers=["layer3", "penultimate"])
+    with pytest.raises(
+        ConfigurationError, match="layer4.0 come after the layers that the head sees"
+    ):
+        early.run(tmp_path, unfreeze="last:1", epochs=1)
+    assert early.run(tmp_path, unfreeze="last:2", epochs=1)["epochs"] == 1
+
+
 UNFROZEN = {
     "head": (),
     "last:1": ("layer4",),

@@ -1,5 +1,6 @@
 """Several processes that train one network: they are one process with the same step, and fail in one line."""
 
+import multiprocessing
 import os
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import finetuning
-from pipeline.errors import ResourceError
+from pipeline.errors import InputError, ResourceError
 from pipeline.finetuning import ranks
 from tests.finetuning_desk import Desk, entry, make
 
@@ -51,6 +52,27 @@ def test_two_processes__are_one_with_the_same_step(desk, tmp_path):
     np.testing.assert_array_equal(same["train_accuracy"], history["train_accuracy"])
 
 
+def _load_in_children() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    ranks.total(1.0)
+
+
+def test_a_process__may_have_children_that_decode():
+    with ranks.together(2, CPU, _load_in_children):
+        assert ranks.total(1.0) == [2.0]
+
+
+def _refuse() -> None:
+    raise InputError("said by the first process as well")
+
+
+def test_a_process_that_refuses__prints_no_traceback(capfd):
+    with pytest.raises(ResourceError), ranks.together(2, CPU, _refuse):
+        ranks.total(1.0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def _vanish() -> None:
     os._exit(7)
 
@@ -66,5 +88,6 @@ def test_a_process_that_ends_before_its_time__is_one_line(monkeypatch):
 
 def test_processes__are_no_more_than_images_of_a_step(desk, tmp_path):
     place = desk.place(tmp_path, processes=8)
-    assert finetuning.processes_of(place, entry(batch_size=3, accumulate=1), CPU) == 3
-    assert finetuning.processes_of(desk.place(tmp_path), entry(), CPU) == 1
+    assert finetuning.processes_of(place, entry(batch_size=3, accumulate=1), CPU, 100) == 3
+    assert finetuning.processes_of(place, entry(batch_size=3, accumulate=1), CPU, 2) == 2
+    assert finetuning.processes_of(desk.place(tmp_path), entry(), CPU, 100) == 1

@@ -81,7 +81,8 @@ def run(
     """
     clock = _Clock()
     device = device_of(place.device)
-    processes = processes_of(place, entry, device)
+    images = int((given.labels.split == str(Split.TRAIN)).sum())
+    processes = processes_of(place, entry, device, images)
     with repeatable(device), energy.measured() as used:
         with ranks.together(processes, device, _follow, name, entry, given, place):
             prepared = prepare(name, entry, given, place, device)

@@ -68,8 +68,12 @@ class Network(torch.nn.Module):
         return torch.cat([self._unit(layer) for layer in layers], dim=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """images: (N, 3, H, W) float32, normalised."""
-        logits: torch.Tensor = self.head(self.embed(images))
+        """images: (N, 3, H, W) float32, normalised. The head reckons in float32 whatever the backbone does:
+        folded through a whitening its numbers are too large for short floats.
+        """
+        embedding = self.embed(images)
+        with torch.autocast(embedding.device.type, enabled=False):
+            logits: torch.Tensor = self.head(embedding.float())
         return logits
 
     def of_pixels(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,7 +60,7 @@ def made(
     }
     names[HEAD] = ("head.linear.weight", "head.linear.bias")
     optimizer = create_optimizer_v2(
-        _groups(network, names, rates(listed, entry), entry.weight_decay),
+        _groups(network, names, rates(listed, entry), entry),
         opt=entry.optimizer,
         lr=entry.lr,
         momentum=MOMENTUM,
@@ -76,9 +76,12 @@ def _groups(
     network: Network,
     names: Mapping[str, Sequence[str]],
     scale: Mapping[str, float],
-    weight_decay: float,
+    entry: FinetuneParams,
 ) -> list[dict[str, Any]]:
-    """Of each block its matrices, which decay, and its biases and norms, which do not."""
+    """Of each block its matrices, which decay, and its biases and norms, which do not.
+
+    With L2-SP the head alone decays: the backbone is pulled to its start, not to zero (Li 2018).
+    """
     own = dict(network.named_parameters())
     found = []
     for block, listed in names.items():
@@ -86,7 +89,8 @@ def _groups(
         for decays in (True, False):
             some = [one for one in parameters if (one.ndim > 1) == decays]
             if some:
-                decay = weight_decay if decays else 0.0
+                pulled = entry.l2_sp > 0 and block != HEAD
+                decay = entry.weight_decay if decays and not pulled else 0.0
                 found.append({"params": some, "lr_scale": scale[block], "weight_decay": decay})
     return found
 

@@ -21,6 +21,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from pipeline import cgroups, files
 from pipeline.errors import ImageError, InputError
+from pipeline.finetuning import ranks
 from pipeline.finetuning.network import drawing
 from pipeline.images import Pixels, Preprocessing, opened, resized
 from pipeline.images.views import SCALE, Views, render
@@ -68,6 +69,8 @@ class Decoded:
         if pixels.nbytes <= self.room:
             self.kept[place] = pixels
             self.room -= pixels.nbytes
+        else:  # of a large set the rest is not decoded beforehand for nothing
+            self.room = 0
         return pixels
 
     def fill(self, threads: int) -> None:
@@ -96,7 +99,7 @@ def room() -> int:
     """Bytes that decoded images may take."""
     left = cgroups.memory_left()
     free = psutil.virtual_memory().available
-    return int(SHARE_OF_MEMORY * (free if left is None else min(free, left)))
+    return int(SHARE_OF_MEMORY * (free if left is None else min(free, left))) // ranks.count()
 
 
 def to_learn(root: Path, listed: Listed, recipe: Preprocessing, augment: str) -> Decoded:

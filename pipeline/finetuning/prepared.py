@@ -110,6 +110,7 @@ def prepare(
     network = start.built(given.beginning, entry, reference, body)
     formats = (torch.contiguous_format, torch.channels_last)
     network = network.to(device).to(memory_format=formats[entry.channels_last])
+    _refuse_unmoved(network, chosen, given, name)
     course = _course(name, entry, given, place, held, chosen)
     found = scoring.logits(network, course.judge, workers=course.workers)
     agreement = None
@@ -119,6 +120,32 @@ def prepare(
     first = scoring.score(found, codes[Split.VAL])
     test = _decoded(given, held[Split.TEST])
     return Prepared(network, course, listed, held, test, first, reference, agreement)
+
+
+def _refuse_unmoved(
+    network: Network, chosen: list[blocks.Block], given: Material, name: str
+) -> None:
+    """Raise ConfigurationError where the head sees none of the blocks that are to be trained."""
+    side = given.backbone.preprocessing.crop
+    pixels = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=network.mean.device)
+    own = dict(network.named_parameters())
+    wanted = [own[f"tapped.network.{one}"] for block in chosen for one in block.parameters]
+    kept = [one.requires_grad for one in wanted]
+    for one in wanted:
+        one.requires_grad_(True)
+    training = network.training
+    network.eval()  # or its statistics would follow these pixels
+    total = network(network.normalise(pixels)).sum() if wanted else None
+    grads = () if total is None else torch.autograd.grad(total, wanted, allow_unused=True)
+    network.train(training)
+    for one, before in zip(wanted, kept, strict=True):
+        one.requires_grad_(before)
+    if grads and all(grad is None for grad in grads):
+        raise ConfigurationError(
+            f"params.yaml: finetune.{name}.unfreeze: {', '.join(block.name for block in chosen)} come after the "
+            f"layers that the head sees, so nothing of them would be trained; 'headstart finetune groups {name}' "
+            "lists earlier ones"
+        )
 
 
 def _vectors(given: Material, images: Images) -> features.Vectors:
@@ -207,10 +234,10 @@ def views_of(backbone: FrozenBackbone) -> Views:
     return Views(tta=backbone.fields.get("tta"))
 
 
-def processes_of(place: Place, entry: FinetuneParams, device: torch.device) -> int:
-    """How many train together: each has an image of a step at least."""
+def processes_of(place: Place, entry: FinetuneParams, device: torch.device, images: int) -> int:
+    """How many train together: each has an image of a step at least. images: to train on."""
     wanted = torch.cuda.device_count() if device.type == "cuda" else 1
-    return max(1, min(place.processes or wanted, entry.batch_size * entry.accumulate))
+    return max(1, min(place.processes or wanted, entry.batch_size * entry.accumulate, images))
 
 
 def device_of(wanted: str) -> torch.device:

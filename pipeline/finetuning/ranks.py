@@ -6,6 +6,7 @@ would do so in each pass, and would have to be made anew whenever other blocks a
 """
 
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,15 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from pipeline.errors import ResourceError
+from pipeline.errors import HeadstartError, ResourceError
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
 """How long one waits for the others: the first may be validating many images."""
+
+DYING = 10.0
+"""Seconds within which one that has broken off has an exit code."""
 
 GRACE = 30.0
 """Seconds that the others have to end, once the first is done."""
@@ -94,7 +98,7 @@ def together(
         meeting = (processes, str(Path(folder) / "meeting"), device.type)
         context = multiprocessing.get_context("spawn")
         others: list[BaseProcess] = [
-            context.Process(target=_other, args=(rank, meeting, follow, given), daemon=True)
+            context.Process(target=_other, args=(rank, meeting, follow, given))
             for rank in range(1, processes)
         ]
         for one in others:
@@ -131,13 +135,17 @@ def _other(
     _meet(rank, meeting)
     try:
         follow(*given)
+    except HeadstartError as error:  # the first process tells it
+        sys.exit(error.exit_code)
     finally:
         distributed.destroy_process_group()
 
 
 def _lost(others: Sequence[BaseProcess]) -> ResourceError | None:
     """The error where another process has ended."""
-    time.sleep(1.0)  # one that is dying has no exit code yet
+    until = time.monotonic() + DYING
+    while all(one.exitcode is None for one in others) and time.monotonic() < until:
+        time.sleep(0.1)  # one that is dying has no exit code yet
     codes = [one.exitcode for one in others if one.exitcode not in (None, 0)]
     if not codes:
         return None

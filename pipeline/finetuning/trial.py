@@ -75,7 +75,7 @@ def measure(name: str, entry: FinetuneParams, given: Material, place: Place) -> 
 
 def _steps(prepared: Prepared, entry: FinetuneParams) -> _Watch:
     epochs = -(-(WARM + TIMED) // prepared.course.updates)
-    changed = {"epochs": epochs, "warmup_epochs": 0, "patience": None}
+    changed = {"epochs": epochs, "warmup_epochs": 0, "patience": None, "gradual": False}
     entry = entry.model_copy(update=changed)
     course, network = replace(prepared.course, entry=entry), prepared.network
     machinery = optimising.made(network, prepared.listed, course.chosen, entry, course.updates)
