@@ -641,7 +641,7 @@ def test_docs__example__freezes_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with onnx_files.quietly():
         exec(compile(program, "docs/onnx.md", "exec"), {})
-    given = BackboneParams(**YAML(typ="safe").load(block)["mine"])
+    given = BackboneParams(**YAML(typ="safe").load(block)["backbones"]["mine"])
     with pytest.raises(ConfigurationError, match="paste 'sha256: ") as error:
         freezing.freeze("mine", given, tmp_path / "b", locate=Path)
     sha256 = str(error.value).rpartition("sha256: ")[2].strip("'")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline import cgroups
 from pipeline.architectures.tapped import Tapped
 from pipeline.finetuning.folding import LINEAR, Unit
 from pipeline.images import Preprocessing
@@ -133,14 +134,20 @@ def put(network: torch.nn.Module, state: State) -> None:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Within, torch uses algorithms that repeat bit for bit, on a GPU as far as it has them."""
-    before = torch.are_deterministic_algorithms_enabled()
+    """Within, torch uses algorithms that repeat bit for bit, on a GPU as far as it has them.
+
+    On a CPU sums are parted by the number of threads, so that is one for each core, whatever
+    else ran in this process or stands in OMP_NUM_THREADS.
+    """
+    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    torch.set_num_threads(cgroups.cores())
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.set_num_threads(threads)
 
 
 @contextmanager
