@@ -135,7 +135,8 @@ def _refuse_unmoved(
         one.requires_grad_(True)
     training = network.training
     network.eval()  # or its statistics would follow these pixels
-    total = network(network.normalise(pixels)).sum() if wanted else None
+    said = network.head(network.embed(network.normalise(pixels)))
+    total = said.sum() if wanted else None
     grads = () if total is None else torch.autograd.grad(total, wanted, allow_unused=True)
     network.train(training)
     for one, before in zip(wanted, kept, strict=True):
