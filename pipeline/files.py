@@ -56,7 +56,11 @@ def replacing(path: Path, *, first: bool = False) -> Iterator[Path]:
 
 def _refuse_device(path: Path) -> None:
     """Root may put a file in the place of /dev/null, and every program would meet it."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    try:
+        kind = path.stat().st_mode  # once: between two looks another writer may put its own here
+    except OSError:  # nothing there, or what writing will tell
+        return
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise FileExistsError(errno.EEXIST, "is a device or a pipe, not a file", str(path))
 
 
