@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_groups__are_in_forward_order_and_the_head_last(project, capsys):
     assert lines[1].split()[0] == "conv1"
     assert [line.split()[-1] for line in lines[-3:-1]] == ["trained", "trained"]
     assert all(line.endswith("frozen") for line in lines[1:-3])
-    assert lines[-2].startswith("head")
+    assert lines[-2].startswith("fitted head")
 
 
 def test_groups__unknown_entry__names_the_near_miss(project, capsys):
@@ -144,6 +145,15 @@ def test_energy__without_codecarbon__is_not_told(monkeypatch):
     with energy.measured() as used:
         pass
     assert used == {}
+
+
+def test_energy__where_codecarbon_is__is_estimated():
+    pytest.importorskip("codecarbon")
+    with energy.measured() as used:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            sum(range(10_000))
+    assert 0 < used["energy_kwh"] < 1e-3  # a second at less than 3.6 kW
 
 
 def test_durations__of_what_ended_well__are_noted(tmp_path):

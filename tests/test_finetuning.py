@@ -104,13 +104,16 @@ def test_run__layers_joined_and_views_averaged__start_where_the_head_stands(tmp_
     assert embedding.shape[1] == sum(many.backbone.dims)
 
 
-def test_run__blocks_behind_what_the_head_sees__are_refused(tmp_path):
+def test_run__blocks_behind_what_the_head_sees__are_refused(tmp_path, capsys):
     early = finetuning_desk.make(tmp_path / "desk", layers=["layer3", "penultimate"])
     with pytest.raises(
         ConfigurationError, match="layer4.0 come after the layers that the head sees"
     ):
         early.run(tmp_path, unfreeze="last:1", epochs=1)
-    assert early.run(tmp_path, unfreeze="last:2", epochs=1)["epochs"] == 1
+    capsys.readouterr()
+    record = early.run(tmp_path, unfreeze="last:2", epochs=1)
+    assert record["trained_blocks"] == ["layer3.0"]
+    assert "not trained, as the head does not see it: layer4.0" in capsys.readouterr().out
 
 
 UNFROZEN = {
@@ -121,9 +124,17 @@ UNFROZEN = {
 }
 
 
-@pytest.mark.parametrize("unfreeze", [*UNFROZEN, ["layer2", "conv1"]])
-def test_run__what_is_frozen__stays_to_the_bit_and_so_do_statistics(desk, tmp_path, unfreeze):
-    desk.run(tmp_path, init="fresh", unfreeze=unfreeze, epochs=1, weight_decay=0.1)
+@pytest.mark.parametrize(
+    ("unfreeze", "keys"),
+    [
+        *((unfreeze, {"init": "fresh"}) for unfreeze in [*UNFROZEN, ["layer2", "conv1"]]),
+        ("last:1", {"init": "fresh", "ema": 0.5, "clip": 1.0, "mixup": 0.2}),
+        ("last:2", {"init": "fresh", "l2_sp": 0.1, "optimizer": "sgd", "schedule": "plateau"}),
+    ],
+)
+def test_run__what_is_frozen__stays_to_the_bit_and_so_do_statistics(desk, tmp_path, unfreeze, keys):
+    record = desk.run(tmp_path, unfreeze=unfreeze, epochs=1, weight_decay=0.1, **keys)
+    assert record["epoch"] == 1, "the start was kept, so nothing that was trained is looked at"
     parts = UNFROZEN[unfreeze] if isinstance(unfreeze, str) else ("conv1", "bn1", "layer2")
     changed = moved(desk, tmp_path)
     assert {name.split(".")[1] for name in changed} == set(parts)
@@ -264,8 +275,8 @@ def test_run__loss_that_is_no_number__stops_with_the_best_kept(desk, tmp_path, m
     desk.run(tmp_path, unfreeze="last:1", lr=1e-4)  # nothing is in its way
 
 
-def out_of_memory_above(images: int):
-    inner = Network.forward
+def out_of_memory_above(images: int, where: str = "forward"):
+    inner = getattr(Network, where)
 
     def forward(self, given):
         if len(given) > images:
@@ -288,10 +299,43 @@ def test_run__memory_that_runs_out__halves_a_pass_and_says_so(desk, tmp_path, mo
     assert json.loads((tmp_path / "parts/runs/finetune-mine.json").read_text())["passes"] == 4
 
 
-def test_run__no_memory_for_one_image__is_a_resource_error(desk, tmp_path, monkeypatch):
-    monkeypatch.setattr(Network, "forward", out_of_memory_above(0))
-    with pytest.raises(ResourceError, match="no memory to train on one image"):
+@pytest.mark.parametrize("where", ["forward", "of_pixels"])
+def test_run__no_memory_for_one_image__is_a_resource_error(desk, tmp_path, monkeypatch, where):
+    monkeypatch.setattr(Network, where, out_of_memory_above(0, where))
+    with pytest.raises(ResourceError, match="no memory for one image at a time"):
         desk.run(tmp_path)
+
+
+def test_run__memory_that_runs_out_in_validation__halves_what_is_looked_at_at_once(
+    desk, tmp_path, monkeypatch
+):
+    desk.run(tmp_path / "whole", epochs=1)
+    monkeypatch.setattr(Network, "of_pixels", out_of_memory_above(5, "of_pixels"))
+    desk.run(tmp_path / "parts", epochs=1)
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_run__statistics_after_a_pass_that_is_done_again__are_of_one_step(
+    desk, tmp_path, monkeypatch
+):
+    """The halves of a step are two passes: what broke off before them leaves no trace."""
+    asked = {"batch_norm": "train", "unfreeze": "last:1", "epochs": 1}
+    desk.run(tmp_path / "halves", **asked, batch_size=6, accumulate=2)
+    failures = iter([True])
+    inner = Network.forward
+
+    def forward(self, given):
+        logits = inner(self, given)
+        if next(failures, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+    monkeypatch.setattr(Network, "forward", forward)
+    desk.run(tmp_path / "again", **asked, batch_size=12, accumulate=1)
+    one, other = weights(tmp_path / "halves"), weights(tmp_path / "again")
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
 
 
 def altered(desk: Desk, change) -> finetuning.Material:
@@ -430,7 +474,7 @@ def test_run__onnx__says_what_the_record_says(desk, tmp_path, exported):
 def test_groups__tell_what_is_trained_and_how_fast(desk):
     entry = finetuning_desk.entry(unfreeze="last:2", lr=0.1, layer_decay=0.5)
     found = finetuning.groups("mine", entry, desk.origin, dim=desk.backbone.dim, classes=3)
-    assert [group.name for group in found][-3:] == ["layer3.0", "layer4.0", "head"]
+    assert [group.name for group in found][-3:] == ["layer3.0", "layer4.0", "fitted head"]
     assert [group.rate for group in found] == pytest.approx([0, 0, 0, 0.05, 0.1, 1.0])
     assert [group.frozen for group in found] == [True, True, True, False, False, False]
     assert found[-1].parameters == 3 * desk.backbone.dim + 3

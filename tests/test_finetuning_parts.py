@@ -9,6 +9,7 @@ from pipeline.backbones import bare
 from pipeline.errors import ConfigurationError
 from pipeline.finetuning import blocks, folding, optimising, outcome, pictures
 from pipeline.finetuning.blocks import Block
+from pipeline.finetuning.network import copied, followed, learn, moving
 from pipeline.finetuning.optimising import eased
 from pipeline.images import Preprocessing
 from pipeline.params import FinetuneParams, HeadParams
@@ -87,6 +88,9 @@ def test_unit_and_root__zero_vector__has_zero_and_a_finite_gradient():
 MODELS = {
     "timm/tf_efficientnet_lite0": (17, "conv_stem", "blocks.6.0"),
     "timm/test_vit": (7, "cls_token", "blocks.5"),
+    "timm/test_mambaout": (8, "stem", "head"),
+    "timm/densenet121": (59, "features.conv0", "features.denseblock4.denselayer16"),
+    "timm/cs3darknet_s": (10, "stem", "stages.3"),
     "torchvision/resnet18": (9, "conv1", "layer4.1"),
     "torchvision/vit_b_16": (13, "conv_proj", "encoder.layers.encoder_layer_11"),
     "torchvision/mobilenet_v3_small": (14, "features.0", "classifier.0"),
@@ -145,13 +149,16 @@ def test_rates__fall_towards_the_images_and_the_heads_is_higher():
         "layer1.0": 0.25,
         "layer1.1": 0.5,
         "layer2.0": 1.0,
-        "head": 10.0,
+        "fitted head": 10.0,
     }
 
 
-def network() -> torch.nn.Module:
+def two_blocks() -> torch.nn.Module:
+    return torch.nn.ModuleDict({block: torch.nn.Linear(2, 2) for block in ("first", "second")})
+
+
+def network(body: torch.nn.Module) -> torch.nn.Module:
     """Named as `Network` names its parts."""
-    body = torch.nn.ModuleDict({block: torch.nn.Linear(2, 2) for block in ("first", "second")})
     made = torch.nn.Module()
     made.tapped = torch.nn.Module()
     made.tapped.network = body
@@ -161,7 +168,7 @@ def network() -> torch.nn.Module:
 
 def machinery(**keys) -> optimising.Machinery:
     listed = [Block(name, (f"{name}.weight", f"{name}.bias")) for name in ("first", "second")]
-    return optimising.made(network(), listed, listed[1:], entry(**keys), 10)
+    return optimising.made(network(two_blocks()), listed, listed[1:], entry(**keys), 10)
 
 
 def test_made__biases_do_not_decay_and_frozen_blocks_are_absent():
@@ -171,6 +178,24 @@ def test_made__biases_do_not_decay_and_frozen_blocks_are_absent():
     ]
     assert told == [(0.3, 2, 1.0), (0.0, 1, 1.0), (0.3, 2, 10.0), (0.0, 1, 10.0)]
     assert not any("first" in name for name in made.parameters)
+
+
+def test_made__a_block_that_is_itself_called_head__is_trained_beside_the_fitted_one():
+    body = bare.built("timm/test_mambaout", "at").body
+    listed = blocks.blocks(body)
+    own = blocks.trained(["head"], listed, AT)
+    assert [block.name for block in own] == ["head"]
+    assert blocks.trained("head", listed, AT) == []
+    made = optimising.made(network(body), listed, own, entry(), 10)
+    names = [f"tapped.network.{one}" for one in own[0].parameters]
+    assert made.parameters == [*names, "head.linear.weight", "head.linear.bias"]
+    told = {group["lr_scale"] for group in made.optimizer.param_groups}
+    assert told == {1.0, entry().head_lr_factor}
+    table = blocks.groups(body, 10, entry(unfreeze="last:1"), AT)
+    assert [(one.name, one.frozen) for one in table[-2:]] == [
+        ("head", False),
+        ("fitted head", False),
+    ]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "plateau", "cosine"])
@@ -201,14 +226,29 @@ def test_eased__falls_after_epochs_that_are_no_better():
 
 def test_mixing__mixes_images_and_shares_of_classes():
     images, y = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
-    same, classes = optimising.mixing(entry(), 3)(images, y)
-    assert same is images
-    assert classes is y
+    assert optimising.mixing(entry(), 3) is None
     for keys in ({"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.3, "cutmix": 0.3}):
         mixed, shares = optimising.mixing(entry(**keys), 3)(images, y)
         assert mixed.shape == images.shape
         assert shares.shape == (6, 3)
         torch.testing.assert_close(shares.sum(dim=1), torch.ones(6))
+
+
+def test_learn__whatever_has_statistics__rests_unless_they_follow():
+    from timm.layers import EvoNorm2dB0
+
+    body = torch.nn.Sequential(EvoNorm2dB0(3), torch.nn.BatchNorm2d(3), torch.nn.GroupNorm(1, 3))
+    images = torch.rand(4, 3, 8, 8)
+    for follow in (False, True):
+        before = copied(followed(body))
+        assert set(before) == {
+            "0.running_var", "1.running_mean", "1.running_var", "1.num_batches_tracked",
+        }  # fmt: skip
+        learn(body, statistics=follow)
+        body(images)
+        same = [torch.equal(before[name], values) for name, values in followed(body).items()]
+        assert not any(same) if follow else all(same)
+    assert set(moving(body, ["2.weight"], statistics=True)) == {*before, "2.weight"}
 
 
 def test_order__is_told_by_seed_and_epoch_and_drops_what_fills_no_step():

@@ -52,6 +52,38 @@ def test_two_processes__are_one_with_the_same_step(desk, tmp_path):
     np.testing.assert_array_equal(same["train_accuracy"], history["train_accuracy"])
 
 
+def _two_weights() -> torch.nn.ParameterList:
+    """Of which one alone has a gradient."""
+    made = torch.nn.ParameterList([torch.ones(2), torch.ones(3)])
+    (made[0].sum() * (1 + ranks.own())).backward()
+    return made
+
+
+def _sum_up() -> None:
+    ranks.sum_up(_two_weights())
+
+
+def test_sum_up__what_has_no_gradient_anywhere__has_none_afterwards():
+    """AdamW would let it decay, and one process alone would not."""
+    with ranks.together(2, CPU, _sum_up):
+        found = _two_weights()
+        ranks.sum_up(found)
+    assert found[0].grad.tolist() == [3.0, 3.0]
+    assert found[1].grad is None
+
+
+def _wait_for_more() -> None:
+    ranks.total(1.0)
+    ranks.total(1.0)
+
+
+def test_the_first_process_that_breaks_off__is_told_by_itself_alone(capfd):
+    with pytest.raises(ResourceError, match="no memory"), ranks.together(2, CPU, _wait_for_more):
+        ranks.total(1.0)
+        raise ResourceError("no memory")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def _load_in_children() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(abs, [-1]) == [1]

@@ -1,5 +1,6 @@
 """A run that is killed goes on as if nothing had been, and goes on with nothing but itself."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -78,6 +79,40 @@ def test_run__killed_at_random_steps__is_the_same(desk, whole, tmp_path, kill_nu
     deaths = [first] if again is None else [first, again]
     assert killed_and_resumed(desk, tmp_path, *deaths) == whole
     assert finetuned.WEIGHTS in whole
+
+
+SETTINGS = [
+    {"batch_norm": "train", "schedule": "cosine"},
+    {"schedule": "plateau", "epochs": 4, "patience": None},
+    {"gradual": True, "unfreeze": "all"},
+    {"optimizer": "sgd", "l2_sp": 0.1, "clip": 1.0},
+    {"init": "random", "unfreeze": "all", "cutmix": 0.5, "label_smoothing": 0.1},
+]
+
+
+@pytest.mark.parametrize("keys", SETTINGS, ids="-".join)
+@pytest.mark.parametrize("after", [3, 7])
+def test_run__broken_off_and_resumed_whatever_its_settings__is_the_same(
+    desk, tmp_path, keys, after
+):
+    """In the process itself, where kills would take too long: all that goes on is what was saved."""
+    asked = {"epochs": 3, "lr": 1e-2, "warmup_epochs": 1, **keys}
+    desk.run(tmp_path / "whole", **asked)
+    done = 0
+
+    def watch(told):
+        nonlocal done
+        done += told.row is None
+        if done == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        desk.run(tmp_path / "parts", watch=watch, every=0.0, **asked)
+    desk.run(tmp_path / "parts", **asked)
+    assert written(tmp_path / "parts") == written(tmp_path / "whole")
+    told = json.loads((tmp_path / "parts" / "runs" / "finetune-mine.json").read_bytes())
+    assert told["processes_killed"] == 1
+    assert told["phases"]["train"] > 0
 
 
 class Stop(Exception):

@@ -4,6 +4,7 @@
     start       where training starts: weights from their source again, the head, the check of step 0
     network     normalisation, backbone, layers joined, head: the module that is trained
     blocks      a backbone's blocks in forward order: which are trained, how fast
+    memory      what decoded images may take of it, and what is done where it runs out
     pictures    images, decoded once, augmented, in an order that the seed tells
     optimising  loss, mixing, optimiser, rates, average: what turns gradients into other weights
     ranks       several processes that train one network, a GPU each
@@ -35,7 +36,17 @@ from pipeline.backbones import bare
 from pipeline.backbones.weights import digest
 from pipeline.dataset import Split
 from pipeline.evaluation.results import Result
-from pipeline.finetuning import blocks, energy, loop, optimising, outcome, ranks, scoring, start
+from pipeline.finetuning import (
+    blocks,
+    energy,
+    loop,
+    memory,
+    optimising,
+    outcome,
+    ranks,
+    scoring,
+    start,
+)
 from pipeline.finetuning.blocks import Group
 from pipeline.finetuning.course import Course, Told, Watch, silent
 from pipeline.finetuning.live import watching
@@ -71,6 +82,7 @@ __all__ = [
 ]
 
 
+@memory.enough()
 def run(
     name: str, entry: FinetuneParams, given: Material, place: Place, watch: Watch = silent
 ) -> dict[str, Any]:
@@ -118,6 +130,7 @@ def _trained(prepared: Prepared, watch: Watch) -> tuple[Standing, State]:
     return loop.train(network, machinery, course, prepared.first, watch)
 
 
+@memory.enough()
 def _follow(name: str, entry: FinetuneParams, given: Material, place: Place) -> None:
     """What the other processes do where several train together."""
     device = device_of(place.device)
@@ -229,15 +242,19 @@ def _note_run(
     used: dict[str, Any],
 ) -> None:
     """Write runs/finetune-<name>.json, which is tracked by nothing, and let the unfinished run go."""
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    most = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+    phases = {**clock.phases, "train": round(standing.seconds, 3)}
+    if standing.parts > 1:  # what the killed processes used was not counted
+        used = {}
     note = {
-        "seconds": round(sum(clock.phases.values()), 3),
-        "phases": clock.phases,
+        "seconds": round(sum(phases.values()), 3),
+        "phases": phases,
+        "processes_killed": standing.parts - 1,
         "epochs": standing.epoch,
         "images": len(course.learn.listed),
         "device": device.type,
         "passes": standing.passes,
-        "gpu_memory_bytes": memory,
+        "gpu_memory_bytes": most,
         **used,
     }
     files.write_json(place.runs / f"finetune-{name}.json", note)

@@ -14,7 +14,10 @@ from pipeline.errors import ConfigurationError
 from pipeline.names import unknown
 from pipeline.params import FinetuneParams
 
-HEAD = "head"
+HEAD = "fitted head"
+"""What the head goes by among blocks; none of a backbone has a space in its name, some are called head."""
+
+ALONE = "head"
 LAST = "last:"
 _LARGE = 0.5
 _CONTAINERS = (torch.nn.Sequential, torch.nn.ModuleList)
@@ -64,10 +67,11 @@ def _by_timm(body: Any) -> Iterator[Block]:
     from timm.models import group_parameters
 
     layers: dict[str, int] = group_parameters(body, body.group_matcher(coarse=False), reverse=True)
-    present = [name for name, _ in body.named_parameters()]
-    for number in sorted({layers[name] for name in present}):
-        names = [name for name in present if layers[name] == number]
-        yield Block(_name(names), tuple(names))
+    members: dict[int, list[str]] = {}
+    for name, _ in body.named_parameters():
+        members.setdefault(layers[name], []).append(name)
+    parts = [tuple(members[number]) for number in sorted(members)]
+    yield from (Block(name, part) for name, part in zip(_names(parts), parts, strict=True))
 
 
 def _opened(body: torch.nn.Module) -> Iterator[Block]:
@@ -90,14 +94,28 @@ def _size(part: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in part.parameters())
 
 
-def _name(names: Sequence[str]) -> str:
-    """What all the names begin with that begin as the first does."""
+def _names(parts: Sequence[Sequence[str]]) -> list[str]:
+    """A name of its own for each, as short as tells it from the others; parameters' names are given."""
+    depths = [_shared(part) for part in parts]
+    while True:
+        found = [
+            ".".join(part[0].split(".")[:depth]) for part, depth in zip(parts, depths, strict=True)
+        ]
+        if len(set(found)) == len(found):
+            return found
+        depths = [
+            depth + (found.count(name) > 1) for name, depth in zip(found, depths, strict=True)
+        ]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """How many levels all the names share that begin as the first does; one at least."""
     first = names[0].split(".")
     paths = [path for path in (name.split(".") for name in names) if path[0] == first[0]]
     depth = next(
         (at for at, level in enumerate(zip(*paths, strict=False)) if len(set(level)) > 1), 0
     )
-    return ".".join(first[: depth or max(1, len(first) - 1)])
+    return depth or max(1, len(first) - 1)
 
 
 def trained(unfreeze: str | list[str], listed: Sequence[Block], at: str) -> list[Block]:
@@ -105,7 +123,7 @@ def trained(unfreeze: str | list[str], listed: Sequence[Block], at: str) -> list
 
     at: the entry's place. A name may be that of a part that holds several blocks.
     """
-    if unfreeze == HEAD:
+    if unfreeze == ALONE:
         return []
     if unfreeze == "all":
         return list(listed)

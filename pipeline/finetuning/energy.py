@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +15,8 @@ ANYWHERE = "USA"
 def measured() -> Iterator[dict[str, Any]]:
     """Within, energy is counted; afterwards the mapping has `energy_kwh`, or is empty.
 
-    The tracker is the one that asks no server, and keeps to itself what stops it. It is the whole machine's energy where the
-    processor tells it, and an estimate by its type where not.
+    The tracker is the one that asks no server, and keeps to itself what stops it. It is the whole
+    machine's energy where the processor tells it, and an estimate by its type where not.
     """
     found: dict[str, Any] = {}
     if importlib.util.find_spec("codecarbon") is None:
@@ -24,12 +25,13 @@ def measured() -> Iterator[dict[str, Any]]:
     from codecarbon import OfflineEmissionsTracker
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # before it reads log_level
-    tracker = OfflineEmissionsTracker(
-        country_iso_code=ANYWHERE,
-        save_to_file=False,
-        log_level="critical",
-        allow_multiple_runs=True,
-    )
+    with warnings.catch_warnings(action="ignore"):  # of save_to_file, which older ones need
+        tracker = OfflineEmissionsTracker(
+            country_iso_code=ANYWHERE,
+            save_to_file=False,
+            log_level="critical",
+            allow_multiple_runs=True,
+        )
     tracker.start()
     try:
         yield found

@@ -10,10 +10,10 @@ from safetensors.torch import save
 
 from pipeline import files
 from pipeline.errors import IntegrityError
-from pipeline.finetuning import pictures, ranks, scoring, state
+from pipeline.finetuning import memory, pictures, ranks, scoring, state
 from pipeline.finetuning.blocks import HEAD, moved_at
 from pipeline.finetuning.course import Course, Told, Watch, silent
-from pipeline.finetuning.network import Network, State, copied, learn, moving, put
+from pipeline.finetuning.network import Network, State, copied, followed, learn, moving, put
 from pipeline.finetuning.optimising import Machinery, set_rates
 from pipeline.finetuning.pictures import Augmented
 from pipeline.finetuning.scoring import Score
@@ -117,6 +117,7 @@ class _Run:
         self._set_rates(number)
         learn(self.network, statistics=self.course.statistics)
         pixels, y = pixels.to(device), y.to(device)
+        before = copied(followed(self.network)) if self.course.statistics else {}
         while True:
             try:
                 loss, right = self.steps.gradients(
@@ -124,8 +125,9 @@ class _Run:
                 )
                 break
             except (RuntimeError, MemoryError) as error:
-                if not scoring.is_out_of_memory(error):
+                if not memory.has_run_out(error) or not self._can_halve(len(y)):
                     raise
+            put(self.network, before)  # or a pass that is done again would move them twice
             self._halve(len(y))
         loss, whole = ranks.total(loss, right)
         if not math.isfinite(loss):
@@ -145,12 +147,13 @@ class _Run:
         losses = self.standing.losses
         return set_rates(self.machinery, course.entry, number, course.updates, losses)
 
+    def _can_halve(self, images: int) -> bool:
+        return -(-images // self.standing.passes) > 1
+
     def _halve(self, images: int) -> None:
-        """Half the images a pass from now on. Raises ResourceError where it is one already."""
+        """Half the images a pass from now on."""
         standing = self.standing
-        if -(-images // standing.passes) <= 1:
-            raise scoring.no_room()
-        scoring.clear_cache()
+        memory.give_back()
         standing.passes *= 2
         size = -(-images // standing.passes)
         print(

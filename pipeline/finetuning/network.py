@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import cgroups
 from pipeline.architectures.tapped import Tapped
@@ -16,6 +15,7 @@ State = dict[str, torch.Tensor]
 
 _TAPPED, _BACKBONE = "tapped.network.", "backbone."
 _RECIPE = ("mean", "std")
+_RUNNING = "running_"
 
 
 class Network(torch.nn.Module):
@@ -92,15 +92,33 @@ def _renamed(name: str) -> str:
     return _BACKBONE + name.removeprefix(_TAPPED) if name.startswith(_TAPPED) else name
 
 
+def reached(network: Network, side: int) -> set[str]:
+    """Names of the parameters that the logits depend on. side: of the images, in pixels.
+
+    Not all of a backbone's are where the head sees an inner layer.
+    """
+    pixels = torch.zeros((1, 1, side, side, 3), dtype=torch.uint8, device=network.mean.device)
+    known, modes = dict(network.named_parameters()), [part.training for part in network.modules()]
+    kept = [one.requires_grad for one in known.values()]
+    network.eval().requires_grad_(True)  # in training its statistics would follow these pixels
+    _, logits = network.of_pixels(pixels)
+    grads = torch.autograd.grad(logits.sum(), list(known.values()), allow_unused=True)
+    for part, mode in zip(network.modules(), modes, strict=True):
+        part.training = mode
+    for one, before in zip(known.values(), kept, strict=True):
+        one.requires_grad_(before)
+    return {name for name, grad in zip(known, grads, strict=True) if grad is not None}
+
+
 def learn(network: Network, *, statistics: bool) -> None:
     """Training mode, in which blocks without a trainable parameter, and BatchNorm, stay as they are.
 
-    statistics: whether BatchNorm that is trained follows the images.
+    statistics: whether BatchNorm, and whatever else has statistics, follows the images where it is trained.
     """
     network.train()
     for part in network.modules():
         trained = [one.requires_grad for one in part.parameters()]
-        if (trained and not any(trained)) or (isinstance(part, _BatchNorm) and not statistics):
+        if (trained and not any(trained)) or (not statistics and _statistics(part)):
             part.eval()  # with what it holds: dropout within a frozen block rests as well
 
 
@@ -108,15 +126,23 @@ def moving(network: torch.nn.Module, names: Sequence[str], *, statistics: bool) 
     """What training can change: parameters of these names, and statistics where they follow."""
     state = network.state_dict()
     kept = {name: state[name] for name in names}
-    if statistics:
-        followed = {
-            f"{name}.{buffer}"
-            for name, part in network.named_modules()
-            if isinstance(part, _BatchNorm)
-            for buffer, _ in part.named_buffers(recurse=False)
-        }
-        kept |= {name: state[name] for name in sorted(followed)}
-    return kept
+    return kept | (followed(network) if statistics else {})
+
+
+def followed(network: torch.nn.Module) -> State:
+    """What BatchNorm, and whatever else has statistics, knows of the images so far."""
+    found = {
+        f"{name}.{buffer}": values
+        for name, part in network.named_modules()
+        for buffer, values in _statistics(part).items()
+    }
+    return dict(sorted(found.items()))
+
+
+def _statistics(part: torch.nn.Module) -> State:
+    """Buffers of a module that has statistics of its own: told by what torch and timm call them."""
+    own = dict(part.named_buffers(recurse=False))
+    return own if any(name.startswith(_RUNNING) for name in own) else {}
 
 
 def copied(state: State) -> State:

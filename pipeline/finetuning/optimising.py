@@ -141,10 +141,11 @@ def eased(losses: Sequence[float]) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
-def mixing(entry: FinetuneParams, classes: int) -> Callable[[torch.Tensor, torch.Tensor], Batch]:
-    """(N, 3, H, W) and (N,) -> the same, or mixed by MixUp (Zhang 2018) or CutMix (Yun 2019).
-
-    Classes of mixed images are (N, K) shares.
+def mixing(
+    entry: FinetuneParams, classes: int
+) -> Callable[[torch.Tensor, torch.Tensor], Batch] | None:
+    """(N, 3, H, W) and (N,) -> the same mixed by MixUp (Zhang 2018) or CutMix (Yun 2019), if either is
+    asked for. Classes of mixed images are (N, K) shares.
     """
     kinds = [
         make(alpha=alpha, num_classes=classes)
@@ -152,7 +153,7 @@ def mixing(entry: FinetuneParams, classes: int) -> Callable[[torch.Tensor, torch
         if alpha
     ]
     if not kinds:
-        return lambda images, y: (images, y)
+        return None
     chosen: Callable[[torch.Tensor, torch.Tensor], Batch] = v2.RandomChoice(kinds)
     return chosen
 

@@ -13,21 +13,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.functional import InterpolationMode
 
-from pipeline import cgroups, files
+from pipeline import files
 from pipeline.errors import ImageError, InputError
-from pipeline.finetuning import ranks
+from pipeline.finetuning.memory import Room
 from pipeline.finetuning.network import drawing
 from pipeline.images import Pixels, Preprocessing, opened, resized
 from pipeline.images.views import SCALE, Views, render
-
-SHARE_OF_MEMORY = 0.4
-"""Of what is free, for decoded images of one kind."""
 
 FILLED = 256
 """Images decoded before memory is looked at again."""
@@ -53,31 +49,32 @@ class Listed:
 class Decoded:
     """Pixels of images, by place; kept once made while there is room. root: what paths are relative to.
 
-    make: encoded bytes and their sha256 -> (..., 3) uint8; room: bytes that may be kept.
+    make: encoded bytes and their sha256 -> (..., 3) uint8; room: of all images of the run; full: no
+    more of these are kept.
     """
 
     root: Path
     listed: Listed
     make: Callable[[bytes, str], Pixels]
-    room: int
+    room: Room
     kept: dict[int, Pixels] = field(default_factory=dict)
+    full: bool = False
 
     def __getitem__(self, place: int) -> Pixels:
         if place in self.kept:
             return self.kept[place]
         pixels = self._read(place)
-        if pixels.nbytes <= self.room:
+        if not self.full and self.room.take(pixels.nbytes):
             self.kept[place] = pixels
-            self.room -= pixels.nbytes
         else:  # of a large set the rest is not decoded beforehand for nothing
-            self.room = 0
+            self.full = True
         return pixels
 
     def fill(self, threads: int) -> None:
         """Decode as many as are kept, so that processes forked later share them."""
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(self.listed), FILLED):
-                if self.room > 0:
+                if not self.full:
                     some = range(start, min(start + FILLED, len(self.listed)))
                     list(pool.map(self.__getitem__, some))
 
@@ -95,26 +92,27 @@ class Decoded:
             ) from None
 
 
-def room() -> int:
-    """Bytes that decoded images may take."""
-    left = cgroups.memory_left()
-    free = psutil.virtual_memory().available
-    return int(SHARE_OF_MEMORY * (free if left is None else min(free, left))) // ranks.count()
-
-
-def to_learn(root: Path, listed: Listed, recipe: Preprocessing, augment: str) -> Decoded:
+def to_learn(
+    root: Path, listed: Listed, recipe: Preprocessing, augment: str, room: Room
+) -> Decoded:
     """Training images before augmentation: resized, and cut as when scored where no part is drawn."""
     if augment in ("none", "flip"):
-        return to_score(root, listed, recipe, Views(), one=True)
+        return to_score(root, listed, recipe, Views(), room, one=True)
 
     def make(content: bytes, _: str) -> Pixels:
         return np.asarray(resized(opened(content), recipe))
 
-    return Decoded(root, listed, make, room())
+    return Decoded(root, listed, make, room)
 
 
 def to_score(
-    root: Path, listed: Listed, recipe: Preprocessing, views: Views, *, one: bool = False
+    root: Path,
+    listed: Listed,
+    recipe: Preprocessing,
+    views: Views,
+    room: Room,
+    *,
+    one: bool = False,
 ) -> Decoded:
     """Images as the frozen backbone sees them: (V, H, W, 3) each, or with `one` (H, W, 3)."""
 
@@ -122,7 +120,7 @@ def to_score(
         made = render(content, sha256, recipe, views)
         return made[0] if one else made
 
-    return Decoded(root, listed, make, room())
+    return Decoded(root, listed, make, room)
 
 
 def augmentation(augment: str, recipe: Preprocessing) -> v2.Transform:

@@ -13,9 +13,10 @@ from pipeline.dataset import Labels, Split
 from pipeline.embeddings import Embeddings
 from pipeline.errors import ConfigurationError, InputError
 from pipeline.features import Images
-from pipeline.finetuning import blocks, pictures, ranks, scoring, start
+from pipeline.finetuning import blocks, memory, pictures, ranks, scoring, start
 from pipeline.finetuning.course import Course
-from pipeline.finetuning.network import Network
+from pipeline.finetuning.memory import Room
+from pipeline.finetuning.network import Network, reached
 from pipeline.finetuning.pictures import Decoded, Listed
 from pipeline.finetuning.start import Beginning, Reference
 from pipeline.frozen import FrozenBackbone
@@ -94,11 +95,17 @@ class Prepared:
 
 
 def prepare(
-    name: str, entry: FinetuneParams, given: Material, place: Place, device: torch.device
+    name: str,
+    entry: FinetuneParams,
+    given: Material,
+    place: Place,
+    device: torch.device,
+    *,
+    trial: bool = False,
 ) -> Prepared:
     """Build the network on its device, and see that it says what the fitted head does.
 
-    Raises ConfigurationError, InputError, IntegrityError.
+    trial: on a few images, of which one is too large a share to refuse for. Raises ConfigurationError, InputError, IntegrityError.
     """
     start.check_head(given.record, given.cached)
     held = {split: features.images(given.labels, given.cached, split) for split in Split}
@@ -110,43 +117,39 @@ def prepare(
     network = start.built(given.beginning, entry, reference, body)
     formats = (torch.contiguous_format, torch.channels_last)
     network = network.to(device).to(memory_format=formats[entry.channels_last])
-    _refuse_unmoved(network, chosen, given, name)
-    course = _course(name, entry, given, place, held, chosen)
+    chosen = _reached(network, chosen, given, name)
+    room = memory.room()
+    course = _course(name, entry, given, place, held, chosen, room)
     found = scoring.logits(network, course.judge, workers=course.workers)
     agreement = None
     if reference is not None:
         X = _vectors(given, held[Split.VAL])
-        agreement = start.check_agreement(found.argmax(axis=1), reference, X, name)
+        agreement = start.agreement(found.argmax(axis=1), reference, X)
+        if not trial:
+            start.check_agreement(agreement, len(found), name)
     first = scoring.score(found, codes[Split.VAL])
-    test = _decoded(given, held[Split.TEST])
+    test = _decoded(given, held[Split.TEST], Room())  # looked at once
     return Prepared(network, course, listed, held, test, first, reference, agreement)
 
 
-def _refuse_unmoved(
+def _reached(
     network: Network, chosen: list[blocks.Block], given: Material, name: str
-) -> None:
-    """Raise ConfigurationError where the head sees none of the blocks that are to be trained."""
-    side = given.backbone.preprocessing.crop
-    pixels = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=network.mean.device)
-    own = dict(network.named_parameters())
-    wanted = [own[f"tapped.network.{one}"] for block in chosen for one in block.parameters]
-    kept = [one.requires_grad for one in wanted]
-    for one in wanted:
-        one.requires_grad_(True)
-    training = network.training
-    network.eval()  # or its statistics would follow these pixels
-    said = network.head(network.embed(network.normalise(pixels)))
-    total = said.sum() if wanted else None
-    grads = () if total is None else torch.autograd.grad(total, wanted, allow_unused=True)
-    network.train(training)
-    for one, before in zip(wanted, kept, strict=True):
-        one.requires_grad_(before)
-    if grads and all(grad is None for grad in grads):
+) -> list[blocks.Block]:
+    """The blocks of those that the head sees; nothing of the others would be trained.
+
+    Raises ConfigurationError where it sees none.
+    """
+    names = reached(network, given.backbone.preprocessing.crop)
+    seen = [b for b in chosen if any(f"tapped.network.{one}" in names for one in b.parameters)]
+    beyond = ", ".join(block.name for block in chosen if block not in seen)
+    if chosen and not seen:
         raise ConfigurationError(
-            f"params.yaml: finetune.{name}.unfreeze: {', '.join(block.name for block in chosen)} come after the "
-            f"layers that the head sees, so nothing of them would be trained; 'headstart finetune groups {name}' "
-            "lists earlier ones"
+            f"params.yaml: finetune.{name}.unfreeze: {beyond} come after the layers that the head sees, so "
+            f"nothing of them would be trained; 'headstart finetune groups {name}' lists earlier ones"
         )
+    if beyond and ranks.own() == 0:
+        print(f"headstart: finetune.{name}: not trained, as the head does not see it: {beyond}")
+    return seen
 
 
 def _vectors(given: Material, images: Images) -> features.Vectors:
@@ -187,15 +190,16 @@ def _course(
     place: Place,
     held: dict[Split, Images],
     chosen: list[blocks.Block],
+    room: Room,
 ) -> Course:
     recipe = given.backbone.preprocessing
     seen = _listed(held[Split.TRAIN], given.fitted.classes)
-    learn = pictures.to_learn(given.root, seen, recipe, entry.augment)
-    judge = _decoded(given, held[Split.VAL])
+    learn = pictures.to_learn(given.root, seen, recipe, entry.augment, room)
+    judge = _decoded(given, held[Split.VAL], room)
     on_gpu = device_of(place.device).type == "cuda"
     cores = max(1, cgroups.cores() // ranks.count())
     workers = (cores if on_gpu else 0) if place.workers is None else place.workers
-    for decoded in (learn, judge) if workers else ():
+    for decoded in (judge, learn) if workers else ():
         decoded.fill(workers)
     identity = _identity(entry, given, held, on_gpu=on_gpu)
     folder = place.runs / f"finetune-{name}"
@@ -225,10 +229,10 @@ def _listed(images: Images, classes: tuple[str, ...]) -> Listed:
     return Listed(images.labels.path.tolist(), sha256, images.codes(classes))
 
 
-def _decoded(given: Material, images: Images) -> Decoded:
+def _decoded(given: Material, images: Images, room: Room) -> Decoded:
     listed = _listed(images, given.fitted.classes)
     views = views_of(given.backbone)
-    return pictures.to_score(given.root, listed, given.backbone.preprocessing, views)
+    return pictures.to_score(given.root, listed, given.backbone.preprocessing, views, room)
 
 
 def views_of(backbone: FrozenBackbone) -> Views:

@@ -23,14 +23,21 @@ from pipeline.errors import HeadstartError, ResourceError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=30)
-"""How long one waits for the others: the first may be validating many images."""
+PATIENCE = timedelta(hours=12)
+"""How long one waits for what another has to tell: the first may be validating many images."""
 
-DYING = 10.0
-"""Seconds within which one that has broken off has an exit code."""
+SUMMATION = timedelta(minutes=10)
+"""How long one waits for the gradients of the others, who have all told their loss by then."""
+
+DYING = 60.0
+"""Seconds within which one that has broken off has an exit code, on a busy machine."""
 
 GRACE = 30.0
 """Seconds that the others have to end, once the first is done."""
+
+_GONE = ("Connection closed by peer", "Connection reset by peer")
+_SUMMING: list[Any] = []
+"""The group that sums gradients, where that is not the one that tells everything else."""
 
 
 def count() -> int:
@@ -55,10 +62,12 @@ def sum_up(network: torch.nn.Module) -> None:
         return
     grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in moved]
     whole = torch.cat([grad.flatten() for grad in grads])
-    distributed.all_reduce(whole)
+    distributed.all_reduce(whole, group=_SUMMING[0] if _SUMMING else None)
     at = 0
     for one, grad in zip(moved, grads, strict=True):
-        one.grad = whole[at : at + grad.numel()].view_as(grad).clone()
+        found = whole[at : at + grad.numel()].view_as(grad)
+        if one.grad is not None or bool(found.any()):  # none stays none, or its weight would decay
+            one.grad = found.clone()
         at += grad.numel()
 
 
@@ -107,26 +116,29 @@ def together(
             _meet(0, meeting)
             yield
         except RuntimeError as error:
-            if lost := _lost(others):
+            if lost := _lost(others, DYING if _is_gone(error) else 0.0):
                 raise lost from error
             raise
         finally:
-            if distributed.is_initialized():
-                distributed.destroy_process_group()
+            _part()
             _end(others)
 
 
 def _meet(rank: int, meeting: tuple[int, str, str]) -> None:
+    """Join the others: by gloo, which sees at once that one is gone, and for gradients on GPUs by NCCL."""
     processes, path, kind = meeting
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=processes, timeout=PATIENCE
+    )
     if kind == "cuda":
         torch.cuda.set_device(rank)
-    distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        init_method=f"file://{path}",
-        rank=rank,
-        world_size=processes,
-        timeout=PATIENCE,
-    )
+        _SUMMING.append(distributed.new_group(backend="nccl", timeout=SUMMATION))
+
+
+def _part() -> None:
+    _SUMMING.clear()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _other(
@@ -137,13 +149,22 @@ def _other(
         follow(*given)
     except HeadstartError as error:  # the first process tells it
         sys.exit(error.exit_code)
+    except RuntimeError as error:
+        if not _is_gone(error):
+            raise
+        sys.exit(ResourceError.exit_code)  # the first process has told why it went
     finally:
-        distributed.destroy_process_group()
+        _part()
 
 
-def _lost(others: Sequence[BaseProcess]) -> ResourceError | None:
-    """The error where another process has ended."""
-    until = time.monotonic() + DYING
+def _is_gone(error: RuntimeError) -> bool:
+    """Whether another process broke off the connection."""
+    return any(words in str(error) for words in _GONE)
+
+
+def _lost(others: Sequence[BaseProcess], wait: float) -> ResourceError | None:
+    """The error where another process has ended. wait: seconds for it to do so."""
+    until = time.monotonic() + wait
     while all(one.exitcode is None for one in others) and time.monotonic() < until:
         time.sleep(0.1)  # one that is dying has no exit code yet
     codes = [one.exitcode for one in others if one.exitcode not in (None, 0)]

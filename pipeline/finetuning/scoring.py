@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import log_softmax, softmax
 
-from pipeline.errors import ResourceError
+from pipeline.finetuning import memory
 from pipeline.finetuning.network import Network
 from pipeline.finetuning.pictures import Codes, Decoded, Plain, steps
 
@@ -42,11 +42,11 @@ def logits(network: Network, decoded: Decoded, *, workers: int = 0) -> Logits:
             for pixels, _ in steps(Plain(decoded), places, workers):
                 made.append(_of(network, pixels))
                 done += len(pixels)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not memory.has_run_out(error) or size == 1:
                 raise
             size //= 2
-            clear_cache()
+            memory.give_back()
     return np.concatenate(made) if made else np.empty((0, network.last.out_features))
 
 
@@ -70,25 +70,3 @@ def probabilities(found: Logits) -> Logits:
     """(N, K) logits -> (N, K) probabilities."""
     known: Logits = softmax(found, axis=1)
     return known
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the GPU, or this machine, had too little memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "out of memory" in text or "can't allocate memory" in text
-
-
-def clear_cache() -> None:
-    """Give back what torch holds of a GPU's memory for later."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def no_room() -> ResourceError:
-    """The error where not even so few images fit."""
-    return ResourceError(
-        "there is no memory to train on one image at a time; end what else uses it, or unfreeze "
-        "fewer blocks"
-    )

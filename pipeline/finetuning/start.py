@@ -162,21 +162,23 @@ def built(
     return Network(module, beginning.taps, head, beginning.backbone.preprocessing)
 
 
-def check_agreement(found: Codes, given: Reference, X: fitting.Vectors, name: str) -> float:
+def agreement(found: Codes, given: Reference, X: fitting.Vectors) -> float:
     """The share of validation images on which the network says what the fit does.
 
-    found: (N,) what the network says; X: (N, D), the cached embeddings. Raises IntegrityError below
-    AGREEMENT.
+    found: (N,) what the network says; X: (N, D), the cached embeddings.
     """
     said, _ = predict(given.pipeline, X, given.temperature)
-    share = float(np.mean(said == found))
+    return float(np.mean(said == found))
+
+
+def check_agreement(share: float, images: int, name: str) -> None:
+    """Raise IntegrityError below AGREEMENT. share: of so many validation images."""
     if share < AGREEMENT:
         raise IntegrityError(
             f"finetune.{name}: before the first step the network agrees with the fitted head on "
-            f"{share:.1%} of {len(found)} validation images ({AGREEMENT:.1%} are asked for); the "
+            f"{share:.1%} of {images} validation images ({AGREEMENT:.1%} are asked for); the "
             "cached embeddings are not of this network: run 'dvc repro -f' for freeze, extract, train"
         )
-    return share
 
 
 def check_head(record: Record, cached: Embeddings) -> None:

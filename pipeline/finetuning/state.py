@@ -4,6 +4,7 @@ It has no generator's state: what is drawn in a step is told by the seed and the
 `pictures.order`), and rates by the step and the losses so far. Decision 0041 tells more.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,8 @@ class Standing:
 
     total, right, seen: of that epoch's training images so far, the sum of losses, how many were
     right and how many there were; best: the moving tensors at the best epoch; passes: parts that a
-    step's images are computed in.
+    step's images are computed in; seconds: of training so far; parts: processes that were one
+    after another killed, and this one; since: when seconds were last counted.
     """
 
     epoch: int = 0
@@ -42,6 +44,9 @@ class Standing:
     best: State = field(default_factory=dict)
     best_epoch: int = 0
     passes: int = 1
+    seconds: float = 0.0
+    parts: int = 1
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def losses(self) -> list[float]:
@@ -52,6 +57,12 @@ class Standing:
     def waited(self) -> int:
         """Epochs since the best one."""
         return self.epoch - self.best_epoch
+
+    def tick(self) -> None:
+        """Count the seconds until now."""
+        now = time.monotonic()
+        self.seconds += now - self.since
+        self.since = now
 
     def count(self, loss: float, right: int, images: int) -> None:
         """A step is done. loss: mean of its images."""
@@ -71,7 +82,18 @@ class Standing:
         return Score(row["val_accuracy"], -row["val_loss"])
 
 
-_COUNTED = ("epoch", "update", "total", "right", "seen", "history", "best_epoch", "passes")
+_COUNTED = (
+    "epoch",
+    "update",
+    "total",
+    "right",
+    "seen",
+    "history",
+    "best_epoch",
+    "passes",
+    "seconds",
+    "parts",
+)
 
 
 def save(
@@ -83,6 +105,7 @@ def save(
     identity: Mapping[str, Any],
 ) -> None:
     """Replace the file. moving, average: the tensors that training changes, of both networks."""
+    standing.tick()
     content = {
         "format_version": FORMAT_VERSION,
         "identity": dict(identity),
@@ -135,7 +158,9 @@ def resume(
     machinery.optimizer.load_state_dict(content["optimizer"])
     machinery.scaler.load_state_dict(content["scaler"])
     best = {name: tensor.to(device) for name, tensor in content["best"].items()}
-    return Standing(**content["standing"], best=best)
+    standing = Standing(**content["standing"], best=best)
+    standing.parts += 1
+    return standing
 
 
 def _shown(value: object) -> str:

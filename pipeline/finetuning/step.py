@@ -1,5 +1,6 @@
 """One step: the gradient of its images, in as many passes as memory asks for, and other weights."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -42,23 +43,30 @@ class Step:
         self.machinery.optimizer.zero_grad(set_to_none=True)
         drawn = ("step", number, *([ranks.own()] if ranks.own() else []))
         with drawing(seeded(self.entry.seed, *drawn), device):
-            images, wanted = self._mixed(pixels, y)
-            size, total, right = -(-len(y) // passes), 0.0, 0
-            for at in range(0, len(y), size):
-                part = slice(at, at + size)
-                loss, logits = self._pass(images[part], wanted[part], of or len(y))
+            total, right = 0.0, 0
+            for images, wanted, classes in self._parts(pixels, y, -(-len(y) // passes)):
+                loss, logits = self._pass(images, wanted, of or len(y))
                 total += loss
-                right += int((logits.argmax(dim=1) == y[part]).sum())
+                right += int((logits.argmax(dim=1) == classes).sum())
         if self.entry.l2_sp:
             self._backward(pull(self.network, self.start, self.entry.l2_sp) / ranks.count())
         return total, right
 
-    def _mixed(self, pixels: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _parts(
+        self, pixels: torch.Tensor, y: torch.Tensor, size: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Images of each pass, what is wanted of them, and their classes.
+
+        Where images are mixed with each other that is of the whole step, which is floats at once then.
+        """
         mix = mixing(self.entry, self.network.last.out_features)
-        images, wanted = mix(self.network.normalise(pixels), y)
-        if self.entry.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, wanted
+        given, wanted = (pixels, y) if mix is None else mix(self.network.normalise(pixels), y)
+        for at in range(0, len(y), size):
+            part = slice(at, at + size)
+            images = given[part] if mix else self.network.normalise(given[part])
+            if self.entry.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield images, wanted[part], y[part]
 
     def _pass(
         self, images: torch.Tensor, wanted: torch.Tensor, count: int

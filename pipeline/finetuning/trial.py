@@ -11,7 +11,7 @@ import torch
 
 from pipeline import features
 from pipeline.dataset import Labels, Split
-from pipeline.finetuning import loop, optimising, outcome
+from pipeline.finetuning import loop, memory, optimising, outcome
 from pipeline.finetuning.course import Told
 from pipeline.finetuning.network import repeatable
 from pipeline.finetuning.prepared import Material, Place, Prepared, device_of, prepare
@@ -52,6 +52,7 @@ class _Watch:
         self.last = now
 
 
+@memory.enough()
 def measure(name: str, entry: FinetuneParams, given: Material, place: Place) -> Cost:
     """Train a few steps of an entry and throw the result away; writes nothing that stays.
 
@@ -63,7 +64,7 @@ def measure(name: str, entry: FinetuneParams, given: Material, place: Place) -> 
     some = replace(given, labels=_some(given.labels, size * (WARM + TIMED)))
     with tempfile.TemporaryDirectory() as folder, repeatable(device):
         elsewhere = replace(place, folder=Path(folder) / name, runs=Path(folder), every=np.inf)
-        prepared = prepare(name, entry, some, elsewhere, device)
+        prepared = prepare(name, entry, some, elsewhere, device, trial=True)
         watch = _steps(prepared, entry)
     timed = watch.steps[WARM:] or watch.steps
     step = float(np.median(timed))
