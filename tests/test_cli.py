@@ -495,6 +495,23 @@ def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
     assert done.err.startswith("usage: headstart")
 
 
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ("neighbors a.jpg -k", {"0": "images, 1 or more", "-1": "images, 1 or more"}),
+        ("rank --images", {"1": "images, 2 or more", "2.5": "images, 2 or more"}),
+        ("store import a.h5 --compare", {"1": "images, 2 or more", "": "images, 2 or more"}),
+        ("embeddings export a.h5 --to npy --view", {"x": "a view, 0 or more"}),
+    ],
+)
+def test_command_line__number_that_cannot_be__is_refused_with_the_least(desk, words, refused):
+    for number, why in refused.items():
+        *others, option = words.split()
+        done = desk.headstart(*others, f"{option}{'=' if option[1] == '-' else ''}{number}")
+        assert done.code == 2
+        assert f"argument {option}: {number} is no number of {why}" in done.err
+
+
 def test_help__names_every_command_and_every_exit_code(desk):
     done = desk.headstart("--help")
     assert done.code == 0

@@ -133,8 +133,8 @@ def test_repro__heads_py_edited__extracts_nothing(project):
     assert sorted(ran) == ["bundle", "evaluate", "train@raw-dummy", "train@raw-logistic"]
 
 
-def test_repro__params_py_edited__costs_no_forward_pass(project):
-    with (project.folder / "pipeline" / "params.py").open("a") as file:
+def test_repro__params_package_edited__costs_no_forward_pass(project):
+    with (project.folder / "pipeline" / "params" / "loading.py").open("a") as file:
         file.write("\n# edited\n")
     computed, ran = passes(project)
     assert computed == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import features, files, frozen
 from pipeline.bundle.choice import Candidate, Parts
+from pipeline.frozen import FrozenBackbone
 
 FORMAT_VERSION = 1
 FILE, RECORD, CARD = "model.onnx", "model.json", "README.md"
@@ -19,13 +20,9 @@ def record_of(
 ) -> dict[str, Any]:
     """The record of a bundle. known: what metrics.json has; skipped: see `none_of`."""
     backbone, said, fields = parts.backbone, parts.record, parts.backbone.fields
-    of_head = known.get(backbone.name, {}).get(said.head, {})
     return {
-        "format_version": FORMAT_VERSION,
-        "backbone": backbone.name,
-        "head": said.head,
+        **common(backbone, said.head, known, skipped),
         "kind": said.kind,
-        "source": str(fields["source"]),
         "fingerprint": backbone.fingerprint,
         "fingerprints": features.fingerprints(parts.cached, parts.layers, 0),
         "layers": list(parts.layers),
@@ -34,17 +31,33 @@ def record_of(
         "precision": str(fields["precision"]),
         "runtime": str(fields["runtime"]),
         "classes": list(parts.fitted.classes),
-        "preprocessing": backbone.preprocessing.as_dict(),
         "tta": fields.get("tta"),
-        "pixel_probe": frozen.pixel_probe(backbone.preprocessing),
         "enhance": list(said.enhance),
         "temperature": parts.fitted.temperature,
         "abstention": {key: said.abstention[key] for key in ABSTENTION if key in said.abstention},
+        "hashes": _hashes(parts, artifacts),
+    }
+
+
+def common(
+    backbone: FrozenBackbone,
+    head: str,
+    known: Mapping[str, Any],
+    skipped: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """What the records of a head and of a fine-tuned model have in common; head: either's name."""
+    figures = known.get(backbone.name, {}).get(head, {})
+    return {
+        "format_version": FORMAT_VERSION,
+        "backbone": backbone.name,
+        "head": head,
+        "source": str(backbone.fields["source"]),
+        "preprocessing": backbone.preprocessing.as_dict(),
+        "pixel_probe": frozen.pixel_probe(backbone.preprocessing),
         "licence": backbone.licence,
         "weights": backbone.weights,
-        "metrics": {split: small(of_head.get(split, {})) for split in ("val", "test")},
-        "hashes": _hashes(parts, artifacts),
-        "best": best_of(Candidate(backbone.name, said.head), skipped),
+        "metrics": {split: _small(figures.get(split, {})) for split in ("val", "test")},
+        "best": _best_of(Candidate(backbone.name, head), skipped),
         "skipped": [dict(one) for one in skipped],
     }
 
@@ -61,19 +74,19 @@ def none_of(reason: str, skipped: Sequence[Mapping[str, str]]) -> dict[str, Any]
         "backbone": None,
         "head": None,
         "reason": reason,
-        "best": best_of(None, skipped),
+        "best": _best_of(None, skipped),
         "skipped": [dict(one) for one in skipped],
     }
 
 
-def best_of(made: Candidate | None, skipped: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
+def _best_of(made: Candidate | None, skipped: Sequence[Mapping[str, str]]) -> dict[str, str] | None:
     """The first that was tried."""
     if skipped:
         return {key: skipped[0][key] for key in ("backbone", "head")}
     return None if made is None else {"backbone": made.backbone, "head": made.head}
 
 
-def small(of_split: Mapping[str, Any]) -> dict[str, Any]:
+def _small(of_split: Mapping[str, Any]) -> dict[str, Any]:
     """Of what metrics.json says of a split, what a record has."""
     return {key: of_split[key] for key in METRICS if key in of_split}
 

@@ -38,7 +38,8 @@ def build(
     backbone = frozen.load(artifacts / "backbones" / candidate.backbone)
     model = _model(found)
     dim = int(model.graph.output[-1].type.tensor_type.shape.dim[-1].dim_value)
-    said = _record(found, backbone, artifacts, known, skipped, dim)
+    shared = record.common(backbone, found.name, known, skipped)
+    said = {**shared, **_own(found, backbone, artifacts, dim)}
     graph.describe(model, said)
     content = graph.content_of(model)
     return content, said, _proven(content, found, backbone)
@@ -54,23 +55,11 @@ def _model(found: Finetuned) -> onnx.ModelProto:
     return model
 
 
-def _record(
-    found: Finetuned,
-    backbone: FrozenBackbone,
-    artifacts: Path,
-    known: Mapping[str, Any],
-    skipped: Sequence[Mapping[str, str]],
-    dim: int,
-) -> dict[str, Any]:
-    """As `record.record_of` of a head. Nothing is rounded, cached or put before its last layer."""
-    said, recipe = found.record, backbone.preprocessing
-    figures = known.get(found.backbone, {}).get(found.name, {})
+def _own(found: Finetuned, backbone: FrozenBackbone, artifacts: Path, dim: int) -> dict[str, Any]:
+    """Its part of the record. Nothing is rounded, cached or put before its last layer."""
+    said = found.record
     return {
-        "format_version": record.FORMAT_VERSION,
-        "backbone": found.backbone,
-        "head": found.name,
         "kind": finetuned.KIND,
-        "source": str(backbone.fields["source"]),
         "fingerprint": _fingerprint(found, backbone),
         "fingerprints": {},
         "layers": list(said["layers"]),
@@ -79,18 +68,11 @@ def _record(
         "precision": "float32",
         "runtime": "onnx",
         "classes": list(found.classes),
-        "preprocessing": recipe.as_dict(),
         "tta": said["tta"],
-        "pixel_probe": frozen.pixel_probe(recipe),
         "enhance": [],
         "temperature": None,
         "abstention": {},
-        "licence": backbone.licence,
-        "weights": backbone.weights,
-        "metrics": {split: record.small(figures.get(split, {})) for split in ("val", "test")},
         "hashes": _hashes(found, backbone, artifacts),
-        "best": record.best_of(Candidate(found.backbone, found.name), skipped),
-        "skipped": [dict(one) for one in skipped],
     }
 
 

@@ -10,6 +10,7 @@ from pipeline.cli.commands.finetune import add as add_finetune
 from pipeline.cli.commands.heads import add as add_heads
 from pipeline.cli.commands.neighbors import add as add_neighbors
 from pipeline.cli.commands.predict import add as add_predict
+from pipeline.cli.numbers import whole
 from pipeline.cli.streams import settle
 from pipeline.errors import exit_status, hear_interrupts
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 BACKBONES_ACTIONS = ("list", "show", "verify")
+IMAGES = whole("images", least=2)
 
 
 def _spelled_out(words: list[str]) -> list[str]:
@@ -92,7 +94,7 @@ def _add_backbones(group: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="frozen against original on your own images")
     verify.add_argument("name", metavar="NAME", help="an entry of params.yaml, frozen")
     verify.add_argument("paths", nargs="*", metavar="PATH", help="images or folders; the data's")
-    verify.add_argument("--images", type=_images, default=64, help="images at most (64)")
+    verify.add_argument("--images", type=IMAGES, default=64, help="images at most (64)")
     verify.add_argument("--json", action="store_true", help="print JSON instead of the table")
     verify.set_defaults(run=_backbones_verify)
 
@@ -100,15 +102,9 @@ def _add_backbones(group: argparse.ArgumentParser) -> None:
 def _add_rank(rank: argparse.ArgumentParser) -> None:
     rank.add_argument("names", nargs="*", metavar="NAME", help="backbones; all embedded without")
     rank.add_argument("--layer", help="this layer of each alone; all that are cached without")
-    rank.add_argument("--images", type=_images, default=20_000, help="images at most (20000)")
+    rank.add_argument("--images", type=IMAGES, default=20_000, help="images at most (20000)")
     rank.add_argument("--json", action="store_true", help="print JSON instead of the table")
     rank.set_defaults(run=_rank)
-
-
-def _images(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"{text} is no number of images, 2 or more")
-    return int(text)
 
 
 def _add_store(group: argparse.ArgumentParser) -> None:
@@ -124,7 +120,7 @@ def _add_store(group: argparse.ArgumentParser) -> None:
     )
     intake.add_argument("file", help="an embeddings file, such as 'dvc import' brings")
     intake.add_argument(
-        "--compare", type=_images, default=8, help="images embedded here to compare with it (8)"
+        "--compare", type=IMAGES, default=8, help="images embedded here to compare with it (8)"
     )
     intake.set_defaults(run=_store_import)
     gc = actions.add_parser("gc", help="delete what nothing uses any more; asks first")

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from pipeline.cli.numbers import whole
+
 EXPORTS = ("parquet", "npy", "csv", "safetensors")
 """Keys of `pipeline.exports.EXPORTS`, which is not imported to parse; a test compares them."""
 
@@ -30,18 +32,17 @@ def _add_export(action: argparse.ArgumentParser) -> None:
         "--output", metavar="PATH", help="FILE's name in the current folder without"
     )
     action.add_argument("--layer", help="a layer by its name; the first without")
-    action.add_argument("--view", type=_view, default=0, help="an augmented view; 0, the clean one")
+    action.add_argument(
+        "--view",
+        type=whole("a view", least=0),
+        default=0,
+        help="an augmented view; 0, the clean one",
+    )
     action.add_argument(
         "--labels",
         metavar="FILE",
         help="join a .parquet or .csv with columns sha256 and label: a row a path that it lists",
     )
-
-
-def _view(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number of a view, 0 or more")
-    return int(text)
 
 
 def _info(arguments: argparse.Namespace) -> int:

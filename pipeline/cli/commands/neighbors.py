@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from pipeline.cli.numbers import whole
+
 DISTANCES = ("cosine", "euclidean")
 """Keys of `pipeline.neighbors.exact.DISTANCES`, which is not imported to parse; a test compares them."""
 
@@ -17,18 +19,12 @@ def add(commands: Any) -> None:
         help="a file, or the path or sha256 of a cached image",
     )
     parser.add_argument("--backbone", metavar="B", help="whose embeddings; the best's without")
-    parser.add_argument("-k", type=_count, default=10, help="how many (10)")
+    parser.add_argument("-k", type=whole("images", least=1), default=10, help="how many (10)")
     parser.add_argument("--format", choices=("table", "jsonl"), default="table")
     parser.add_argument("--html", metavar="FILE", help="also write a sheet of pictures")
     parser.add_argument("--metric", choices=DISTANCES, default="cosine", help="the distance")
     parser.add_argument("--exact", action="store_true", help="look at every image, however many")
     parser.set_defaults(run=_run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of images, 1 or more")
-    return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> int:
