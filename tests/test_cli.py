@@ -488,11 +488,28 @@ def test_embeddings__what_is_not_a_file__is_exit_2(desk, action):
 # the command line
 
 
-@pytest.mark.parametrize("arguments", [(), ("chek",), ("embeddings",), ("embeddings", "info")])
+@pytest.mark.parametrize("arguments", [(), ("embeddings",), ("embeddings", "info")])
 def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
     done = desk.headstart(*arguments)
     assert done.code == 2
     assert done.err.startswith("usage: headstart")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("predct", "unknown command 'predct'; did you mean 'predict'?"),
+        ("chek --images", "unknown command 'chek'; did you mean 'check'?"),
+        ("store imprt x.h5", "unknown store action 'imprt'; did you mean 'import'?"),
+        ("finetune grops net", "unknown finetune action 'grops'; did you mean 'groups'?"),
+        ("heads dance", "unknown heads action 'dance'; choose one of: predict, show"),
+        ("heads predict x --split tset", "heads predict --split 'tset'; did you mean 'test'?"),
+    ],
+)
+def test_command_line__word_that_is_not_known__is_one_line_with_the_near_miss(
+    desk, arguments, told
+):
+    assert desk.refused(2, *arguments.split()).endswith(told)
 
 
 def test_help__names_every_command_and_every_exit_code(desk):
