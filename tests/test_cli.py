@@ -131,6 +131,20 @@ def test_check__names_at_which_dvc_stops__are_refused_and_the_command_mends_it(d
     assert "data: 9 files in 3 classes" in desk.headstart("check").out
 
 
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_check__home_in_the_data_path__is_named_in_full_for_dvc_does_not_expand_it(
+    desk, monkeypatch, command
+):
+    monkeypatch.setenv("HOME", str(desk.folder))
+    desk.edit(lambda params: params["data"].update(path="~/photos"))
+    assert f"write 'path: {desk.folder}/photos'" in desk.refused(2, command)
+    desk.edit(lambda params: params["data"].update(path="~no_such_user_here"))
+    assert "does not exist" in desk.refused(2, command)
+    make_photos(desk.folder / "~" / "photos", each=3)
+    desk.edit(lambda params: params["data"].update(path="~/photos"))
+    assert desk.headstart("check").code == 0, "a folder of that name, as DVC reads it"
+
+
 def test_check__layers_and_views_of_heads__must_be_those_of_the_backbones_of_the_run(desk):
     def change(params) -> None:
         named = {"source": "timm", "model": "resnet18", "layers": ["penultimate", "blocks.2"]}
