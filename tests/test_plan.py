@@ -265,6 +265,19 @@ def test_plan__file_touched_behind_a_manifest__is_hashed_and_found_the_same(
     ]
 
 
+def test_plan__another_manifest__is_not_said_to_have_changed_behind_dvc(desk, embedded, all_runs):
+    here = desk(embedded)
+    as_manifest(here)
+    run_stages("prepare")
+    draw(8006, 1).save(here.folder / "photos" / "cat" / "000.png")
+    assert any("DVC does not see" in note for note in planned(here)["notes"])
+    (here.folder / "list.csv").rename(here.folder / "other.csv")
+    here.edit(lambda params: params["data"].update(path="other.csv"))
+    said = planned(here)
+    assert said["backbones"]["raw"]["new"] == 1
+    assert said["notes"] == ["1 file was hashed for this plan; nothing was written", AGAIN]
+
+
 # seconds
 
 

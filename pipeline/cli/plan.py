@@ -11,7 +11,7 @@ from pipeline.changes import Changes
 from pipeline.cli import dvc
 from pipeline.cli.check import check_store, list_images
 from pipeline.cli.dvc import Outlook
-from pipeline.cli.images import BY_FORCE, seen_by_dvc
+from pipeline.cli.images import BY_FORCE, moved, seen_by_dvc
 from pipeline.cli.wording import size, table
 from pipeline.dataset import Images
 from pipeline.errors import ConfigurationError, ResourceError
@@ -69,6 +69,8 @@ def _images(project: Project, listing: Listing, notes: Notes) -> tuple[Images, b
     if count := len(todo.intersection(found.unseen) if digests else todo):
         notes.append(f"{_files(count)} hashed for this plan; nothing was written")
     images = planning.distinct_images(listing, project.params.data.split, digests)
+    if before and moved(project, before):
+        return images, False
     now = set(images.sha256.astype(str))
     if (
         before
