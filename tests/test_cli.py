@@ -108,7 +108,7 @@ def test_check__files_that_will_be_left_out__are_counted(desk):
     (desk.folder / "photos" / "stray.png").write_bytes(b"lies in no class")
     assert desk.headstart("check").out.splitlines()[:3] == [
         "data: 9 files in 3 classes",
-        "left out: 1; see artifacts/dataset/problems.csv, once prepare ran",
+        "left out: 1; the whole list is in artifacts/dataset/problems.csv, once prepare ran",
         "  no_label  1  stray.png: lies in no class folder",
     ]
 
@@ -431,10 +431,10 @@ def test_results__images_left_out__are_a_table_for_each_list(desk):
     dataset.write_problems(artifacts / "embeddings/other.problems.csv", [Problem("b", "", "x", "")])
     lines = desk.headstart("results").out.splitlines()
     assert lines[-5:] == [
-        "left out: 1; see artifacts/dataset/problems.csv",
+        "left out: 1; the whole list is in artifacts/dataset/problems.csv",
         "  empty  1  a.jpg",
         "",
-        "left out: 1; see artifacts/embeddings/raw.problems.csv",
+        "left out: 1; the whole list is in artifacts/embeddings/raw.problems.csv",
         "  cut  1  a.jpg",
     ]
 
