@@ -109,7 +109,8 @@ def left_out(problems: Iterable[Problem]) -> str:
 
 
 def problem_table(problems: Sequence[Problem], file: str) -> list[str]:
-    """What was left out, for the terminal: a line a reason, the commonest first, with an example.
+    """What was left out, for the terminal: a line a reason, the commonest first, with an example
+    and how many more there are.
 
     file: where the whole list stands. No line where there is no problem.
     """
@@ -121,10 +122,11 @@ def problem_table(problems: Sequence[Problem], file: str) -> list[str]:
     widths = max(map(len, reasons)), len(str(max(reasons.values())))
     rows = [
         f"  {reason:<{widths[0]}}  {reasons[reason]:>{widths[1]}}  {_example(examples[reason])}"
+        + (f", and {reasons[reason] - 1} more" if reasons[reason] > 1 else "")
         for reason in order[:TOP_REASONS]
     ]
     more = [f"  and {len(order) - TOP_REASONS} more reasons"] if len(order) > TOP_REASONS else []
-    return [f"left out: {len(problems)}; see {file}", *rows, *more]
+    return [f"left out: {len(problems)}; the whole list is in {file}", *rows, *more]
 
 
 def _example(problem: Problem) -> str:

@@ -1,7 +1,7 @@
 """A snapshot of the data's files: size and time of each, so that a later look tells what changed.
 
-`prepare` leaves one at artifacts/runs/prepare.parquet, untracked. It holds the digest of the
-tables it belongs to, for DVC may put others in their place.
+`prepare` leaves one at artifacts/runs/prepare.parquet, untracked. It holds data.path, and the
+digest of the tables it belongs to, for DVC may put others in their place.
 """
 
 import os
@@ -40,18 +40,22 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Snapshot:
-    """path: relative to the data root; bytes, mtime_ns: (N,) int64, see the constants above."""
+    """path: relative to the data root; bytes, mtime_ns: (N,) int64, see the constants above.
+
+    data: data.path as params.yaml had it, empty where that is not known.
+    """
 
     path: tuple[str, ...]
     bytes: npt.NDArray[np.int64]
     mtime_ns: npt.NDArray[np.int64]
+    data: str = ""
 
 
-def take(root: Path, paths: Sequence[str]) -> Snapshot:
+def take(root: Path, paths: Sequence[str], *, data: str = "") -> Snapshot:
     """Look at every file once; opens none."""
     looks = at_each(_look, [f"{root}/{path}" for path in paths])
     columns = np.array(looks, dtype=np.int64).reshape(-1, 2)
-    return Snapshot(tuple(paths), columns[:, 0], columns[:, 1])
+    return Snapshot(tuple(paths), columns[:, 0], columns[:, 1], data)
 
 
 def at_each(look: Callable[[str], Look], paths: Sequence[str]) -> list[Look]:
@@ -76,7 +80,7 @@ def _look(path: str) -> tuple[int, int]:
 
 def write(path: Path, snapshot: Snapshot, *, of: Path) -> None:
     """Write the record; of: the folder of the tables that were made of these files."""
-    schema = _SCHEMA.with_metadata({"tables": _digest(of)})
+    schema = _SCHEMA.with_metadata({"tables": _digest(of), "data": snapshot.data})
     columns = [list(snapshot.path), snapshot.bytes, snapshot.mtime_ns]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     with files.replacing(path) as beside:
@@ -87,13 +91,14 @@ def read(path: Path, *, of: Path) -> Snapshot | None:
     """The record, None where there is none or it is not of the tables that lie in `of`."""
     try:
         table = pq.read_table(path)
-        fitting = table.schema.metadata == {b"tables": _digest(of).encode()}
+        said = table.schema.metadata or {}
+        fitting = said.get(b"tables") == _digest(of).encode()
     except (pa.ArrowException, OSError):
         return None
     if not fitting or not table.schema.equals(_SCHEMA):
         return None
     sizes, times = (table[name].to_numpy() for name in ("bytes", "mtime_ns"))
-    return Snapshot(tuple(table["path"].to_pylist()), sizes, times)
+    return Snapshot(tuple(table["path"].to_pylist()), sizes, times, said.get(b"data", b"").decode())
 
 
 def _digest(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline import curves
+from pipeline import curves, durations
 from pipeline.errors import exit_status, leave
 from pipeline.project import open_project
 
@@ -13,7 +13,8 @@ def main() -> None:
     name = parser.parse_args().name
     project = open_project()
     entry, run = project.curve(name), project.params.run
-    measured = curves.measure(project.artifacts, name, entry, run.backbones)
+    with durations.noted(project.artifacts / "runs" / f"curve-{name}.json"):
+        measured = curves.measure(project.artifacts, name, entry, run.backbones)
     curves.write(project.artifacts / "curve" / name, measured)
     print(curves.describe(measured))
 

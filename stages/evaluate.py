@@ -11,7 +11,7 @@ def main() -> None:
     results = evaluation.evaluate(artifacts, params.run.backbones, params.run.heads)
     results += evaluation.answered(artifacts, params.finetune, params.backbones)
     summary = evaluation.write(artifacts / "evaluation", results)
-    print(evaluation.describe(summary, evaluation.controls(results)))
+    print(evaluation.headline(summary))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ def main() -> None:
     project = open_project()
     data = project.params.data
     listing = list_data(project.data, format=data.format, group=data.split.group)
-    seen = snapshot.take(listing.root, sorted({entry.path for entry in listing.entries}))
+    paths = sorted({entry.path for entry in listing.entries})
+    seen = snapshot.take(listing.root, paths, data=data.path)
     prepared = preparation.prepare(listing, data.split)
     preparation.write(prepared, project.artifacts / "dataset")
     record = project.artifacts / "runs" / snapshot.RECORD

@@ -12,7 +12,7 @@ import pytest
 from pipeline import changes, snapshot
 from pipeline.formats import list_data
 from stages import prepare
-from tests.conftest import draw
+from tests.conftest import draw, make_photos
 from tests.test_cli import Desk
 from tests.test_cli import desk as desk  # noqa: PLC0414
 
@@ -179,6 +179,43 @@ def test_check_images__damaged_tables__are_exit_4(photos):
     assert "problems.csv is damaged" in photos.refused(4, "check", "--images")
 
 
+# another data.path
+
+
+def test_check_images__another_data_path__says_what_it_looked_at_and_nothing_of_the_former(photos):
+    make_photos(photos.folder / "more", ("cat", "dog"), each=4)
+    photo(photos, "../more/cat/notes.txt").write_text("no image")
+    photos.edit(lambda params: params["data"].update(path="more"))
+    done = photos.headstart("check", "--images")
+    assert told(done) == [
+        "data.path is more; prepare saw photos, which is not looked at",
+        "0 of 9 files have name, size and time of one that prepare saw",
+        "1 unsupported: no image by the first bytes: cat/notes.txt",
+    ]
+    assert (done.code, done.err) == (
+        3,
+        "headstart: error: data.path changed since prepare, from photos to more; run 'dvc repro'\n",
+    )
+
+
+def test_check_images__folder_moved__its_files_are_known(photos):
+    photo(photos, "").rename(photos.folder / "moved")
+    photos.edit(lambda params: params["data"].update(path="moved"))
+    done = photos.headstart("check", "--images")
+    assert done.code == 3
+    assert told(done)[1] == "9 of 9 files have name, size and time of one that prepare saw"
+    prepare.main()
+    photos.capsys.readouterr()
+    assert told(photos.headstart("check", "--images")) == ["9 files are as prepare saw them"]
+
+
+def test_check_images__another_manifest__is_seen_by_dvc_whatever_it_names(table):
+    shutil.copy(table.folder / "list.csv", table.folder / "other.csv")
+    table.edit(lambda params: params["data"].update(path="other.csv"))
+    touch(photo(table, "cat/000.png"))
+    assert table.refused(3, "check", "--images").endswith("to other.csv; run 'dvc repro'")
+
+
 # before prepare
 
 
@@ -312,7 +349,7 @@ def test_snapshot__written_and_read__is_the_same_and_byte_stable(tmp_path):
     for name in ("images.parquet", "labels.parquet", "problems.csv"):
         (tables / name).write_text(name)
     (tmp_path / "a").write_text("four")
-    taken = snapshot.take(tmp_path, ["a", "b", "dataset", "a\0"])
+    taken = snapshot.take(tmp_path, ["a", "b", "dataset", "a\0"], data="../café")
     assert taken.bytes.tolist() == [4, snapshot.ABSENT, snapshot.UNREADABLE, snapshot.UNREADABLE]
     assert taken.mtime_ns[0] == (tmp_path / "a").stat().st_mtime_ns
     record = tmp_path / "runs" / snapshot.RECORD
@@ -322,7 +359,7 @@ def test_snapshot__written_and_read__is_the_same_and_byte_stable(tmp_path):
     assert record.read_bytes() == first
     back = snapshot.read(record, of=tables)
     assert back is not None
-    assert back.path == taken.path
+    assert (back.path, back.data) == (taken.path, "../café")
     assert np.array_equal(back.bytes, taken.bytes)
     assert np.array_equal(back.mtime_ns, taken.mtime_ns)
     (tables / "problems.csv").write_text("other")

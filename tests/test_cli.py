@@ -108,7 +108,7 @@ def test_check__files_that_will_be_left_out__are_counted(desk):
     (desk.folder / "photos" / "stray.png").write_bytes(b"lies in no class")
     assert desk.headstart("check").out.splitlines()[:3] == [
         "data: 9 files in 3 classes",
-        "left out: 1; see artifacts/dataset/problems.csv, once prepare ran",
+        "left out: 1; the whole list is in artifacts/dataset/problems.csv, once prepare ran",
         "  no_label  1  stray.png: lies in no class folder",
     ]
 
@@ -129,6 +129,20 @@ def test_check__names_at_which_dvc_stops__are_refused_and_the_command_mends_it(d
         subprocess.run(["bash", "-c", mend], check=True)
     assert desk.headstart("check").code == 0
     assert "data: 9 files in 3 classes" in desk.headstart("check").out
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_check__home_in_the_data_path__is_named_in_full_for_dvc_does_not_expand_it(
+    desk, monkeypatch, command
+):
+    monkeypatch.setenv("HOME", str(desk.folder))
+    desk.edit(lambda params: params["data"].update(path="~/photos"))
+    assert f"write 'path: {desk.folder}/photos'" in desk.refused(2, command)
+    desk.edit(lambda params: params["data"].update(path="~no_such_user_here"))
+    assert "does not exist" in desk.refused(2, command)
+    make_photos(desk.folder / "~" / "photos", each=3)
+    desk.edit(lambda params: params["data"].update(path="~/photos"))
+    assert desk.headstart("check").code == 0, "a folder of that name, as DVC reads it"
 
 
 def test_check__layers_and_views_of_heads__must_be_those_of_the_backbones_of_the_run(desk):
@@ -417,10 +431,10 @@ def test_results__images_left_out__are_a_table_for_each_list(desk):
     dataset.write_problems(artifacts / "embeddings/other.problems.csv", [Problem("b", "", "x", "")])
     lines = desk.headstart("results").out.splitlines()
     assert lines[-5:] == [
-        "left out: 1; see artifacts/dataset/problems.csv",
+        "left out: 1; the whole list is in artifacts/dataset/problems.csv",
         "  empty  1  a.jpg",
         "",
-        "left out: 1; see artifacts/embeddings/raw.problems.csv",
+        "left out: 1; the whole list is in artifacts/embeddings/raw.problems.csv",
         "  cut  1  a.jpg",
     ]
 
@@ -488,7 +502,7 @@ def test_embeddings__what_is_not_a_file__is_exit_2(desk, action):
 # the command line
 
 
-@pytest.mark.parametrize("arguments", [(), ("chek",), ("embeddings",), ("embeddings", "info")])
+@pytest.mark.parametrize("arguments", [(), ("embeddings",), ("embeddings", "info")])
 def test_command_line__wrong__is_exit_2_with_the_usage(desk, arguments):
     done = desk.headstart(*arguments)
     assert done.code == 2
@@ -510,6 +524,23 @@ def test_command_line__number_that_cannot_be__is_refused_with_the_least(desk, wo
         done = desk.headstart(*others, f"{option}{'=' if option[1] == '-' else ''}{number}")
         assert done.code == 2
         assert f"argument {option}: {number} is no number of {why}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("predct", "unknown command 'predct'; did you mean 'predict'?"),
+        ("chek --images", "unknown command 'chek'; did you mean 'check'?"),
+        ("store imprt x.h5", "unknown store action 'imprt'; did you mean 'import'?"),
+        ("finetune grops net", "unknown finetune action 'grops'; did you mean 'groups'?"),
+        ("heads dance", "unknown heads action 'dance'; choose one of: predict, show"),
+        ("heads predict x --split tset", "heads predict --split 'tset'; did you mean 'test'?"),
+    ],
+)
+def test_command_line__word_that_is_not_known__is_one_line_with_the_near_miss(
+    desk, arguments, told
+):
+    assert desk.refused(2, *arguments.split()).endswith(told)
 
 
 def test_help__names_every_command_and_every_exit_code(desk):

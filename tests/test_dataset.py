@@ -158,8 +158,8 @@ def test_problem_table__many_reasons__are_counted_the_commonest_first_with_an_ex
         Problem("b.jpg", "", "empty", ""),
     ]
     assert dataset.problem_table(problems, "x.csv") == [
-        "left out: 14; see x.csv",
-        "  truncated           12  0.jpg: cut",
+        "left out: 14; the whole list is in x.csv",
+        "  truncated           12  0.jpg: cut, and 11 more",
         "  empty                1  b.jpg",
         "  unsupported_format   1  a.gif: GIF",
     ]

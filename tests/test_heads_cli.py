@@ -109,6 +109,21 @@ def test_predict__without_labels__has_a_row_an_image(project, capsys):
     assert len(out.splitlines()) == 25
 
 
+def test_predict__table__pads_nothing_to_the_longest_path__and_has_no_empty_column(project, capsys):
+    Path("photos/cat/000.png").rename(f"photos/cat/{'long' * 20}.png")
+    listing = FORMATS["folders"](project / "photos", None)
+    write(prepare(listing, SplitParams(seed=0)), project / "artifacts" / "dataset")
+    labels = "artifacts/dataset/labels.parquet"
+    code, out, _ = run(capsys, "heads", "predict", HEAD, "--labels", labels)
+    header, *rows = out.splitlines()
+    assert code == 0
+    assert header.split() == ["label", "prediction", "probability", "sha256", "path"]
+    widths = sorted(map(len, rows))
+    assert widths[-1] > 100 and widths[-2] < 60, "the long one's row alone is long"
+    code, out, _ = run(capsys, "heads", "predict", HEAD)
+    assert out.splitlines()[0].split() == ["prediction", "probability", "sha256"]
+
+
 def test_predict__foreign_head__is_refused_until_trusted(project, foreign, capsys):
     code, out, err = run(capsys, "heads", "predict", foreign)
     assert (code, out) == (4, "")

@@ -476,6 +476,9 @@ def test_inspect__images_gone__compares_embeddings_alone_and_says_so(desk):
         {one.path_a, one.path_b} for one in found.duplicates
     ]
     assert "59 images gone or changed" in inspection.describe(found)
+    for limit, told in ((0.9, "0.9"), (0.953217, "0.953217"), (0.999, "0.999"), (0.9996, "0.9996")):
+        stricter = replace(found, summary={**found.summary, "cosine_above": limit})
+        assert f"cosine above {told}, or" in inspection.describe(stricter)
 
 
 def test_inspect__control__has_headers_and_no_rows(desk):

@@ -110,6 +110,7 @@ def test_plan__nothing_ran_yet__counts_the_images_and_says_what_is_unknown(desk,
     assert lines[2].split() == ["raw", "36", "36", "?", "?", "?"]
     assert lines[3:] == [
         "stages that will run, or come from DVC's cache: sample, prepare, freeze@raw, extract@raw, 2 heads, inspect@raw, evaluate, bundle, report",
+        "heads: 2 may be fitted; seconds are not known before a first run",
         "note: 36 files were hashed for this plan; nothing was written",
         f"note: raw: not frozen yet: all images are new; {EXACT}",
     ]
@@ -265,6 +266,19 @@ def test_plan__file_touched_behind_a_manifest__is_hashed_and_found_the_same(
     ]
 
 
+def test_plan__another_manifest__is_not_said_to_have_changed_behind_dvc(desk, embedded, all_runs):
+    here = desk(embedded)
+    as_manifest(here)
+    run_stages("prepare")
+    draw(8006, 1).save(here.folder / "photos" / "cat" / "000.png")
+    assert any("DVC does not see" in note for note in planned(here)["notes"])
+    (here.folder / "list.csv").rename(here.folder / "other.csv")
+    here.edit(lambda params: params["data"].update(path="other.csv"))
+    said = planned(here)
+    assert said["backbones"]["raw"]["new"] == 1
+    assert said["notes"] == ["1 file was hashed for this plan; nothing was written", AGAIN]
+
+
 # seconds
 
 
@@ -321,6 +335,47 @@ def test_plan__no_image_decodes__seconds_are_not_known(desk, embedded, all_runs)
     assert (cost["new"], cost["seconds"]) == (36, None)
 
 
+# heads, curves, fine-tuning
+
+
+def test_plan__heads_curves_and_fine_tuning__are_counted__with_seconds_of_the_last_run_alone(
+    desk, embedded, monkeypatch
+):
+    here = desk(embedded)
+
+    def change(params) -> None:
+        params["curve"] = {"few": {"shots": [1, 2, "all"], "seeds": 4}, "one": {"shots": [1]}}
+        params["finetune"] = {"mine": {"backbone": "raw", "head": "logistic", "epochs": 7}}
+
+    here.edit(change)
+    heads = ("train@raw-logistic", "train@raw-dummy")
+    stages = (*heads, "curve@few", "curve@one", "finetune@mine", "report")
+    answer = dvc.Outlook(run=stages[:1], follow=stages[1:], edited=frozenset(), cache=Path("/"))
+    monkeypatch.setattr(dvc, "outlook", lambda root, *, also=(): answer)
+    runs = here.folder / "artifacts" / "runs"
+    for name, text in {
+        "train-raw-logistic": '{"seconds": 12.25}',
+        "train-raw-dummy": '{"seconds": 0.5}',
+        "curve-few": '{"seconds": 3}',
+        "curve-one": '{"seconds": "quick"}',
+        "finetune-mine": "{",
+    }.items():
+        (runs / f"{name}.json").write_text(text)
+    assert planned(here)["work"] == {
+        "train": {"stages": 2, "steps": 2, "measured": 2, "seconds": 12.75},
+        "curve": {"stages": 2, "steps": 9 + 5, "measured": 1, "seconds": 3.0},
+        "finetune": {"stages": 1, "steps": 7, "measured": 0, "seconds": None},
+    }
+    assert here.headstart("plan").out.splitlines()[-3:] == [
+        "heads: 2 may be fitted; the last time 13 s",
+        "curves: 2 may be measured, 14 draws at most; the last time 3.0 s for 1 of them",
+        "fine-tuning: 1 may run, 7 epochs at most; seconds are not known before a first run",
+    ]
+    nothing = dvc.Outlook(run=(), follow=(), edited=frozenset(), cache=Path("/"))
+    monkeypatch.setattr(dvc, "outlook", lambda root, *, also=(): nothing)
+    assert planned(here)["work"] == {}
+
+
 # disk
 
 
@@ -365,7 +420,7 @@ def test_plan__dvc_cannot_say__the_figures_stand_all_the_same(desk, embedded):
     here = desk(embedded)
     shutil.rmtree(here.folder / ".dvc")
     said = planned(here)
-    assert said["stages"] is None
+    assert (said["stages"], said["work"]) == (None, None)
     assert said["backbones"]["raw"]["new"] == 0
     assert said["notes"][0].startswith("DVC cannot say what would run: you are not inside")
     assert here.headstart("plan").code == 0

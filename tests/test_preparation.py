@@ -708,7 +708,7 @@ def test_summary__counts__add_up_and_are_told(tmp_path):
     text = describe(result)
     assert "30 distinct images in 31 files, 3 classes: train 19, val 6, test 6" in text
     assert text.splitlines()[-3:] == [
-        "left out: 2; see artifacts/dataset/problems.csv",
+        "left out: 2; the whole list is in artifacts/dataset/problems.csv",
         "  empty               1  b/empty.png: the file has no bytes",
         "  unsupported_format  1  c/page.png: HTML or XML text",
     ]

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Sequence
 
+from pipeline.cli.command_line import Parser
 from pipeline.cli.commands.embeddings import add as add_embeddings  # not the module: a name of ours
 from pipeline.cli.commands.finetune import add as add_finetune
 from pipeline.cli.commands.heads import add as add_heads
@@ -38,7 +39,7 @@ def _spelled_out(words: list[str]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without importing anything heavy."""
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = Parser(
         prog="headstart",
         description="Frozen backbones in, cached embeddings kept, heads swapped in seconds.",
         epilog="The pipeline itself runs by 'dvc repro'. Exit codes: 0 ok, 2 configuration, "

@@ -168,10 +168,22 @@ def list_images(project: Project) -> Listing | None:
     to_be_made = project.data == project.root / SAMPLE and not project.data.exists()
     if to_be_made and data.format in (None, *FORMATS):
         return None
+    check_home(project)
     listing = list_data(project.data, format=data.format, group=data.split.group)
     if listing.stops_dvc:
         raise InputError(_stops_dvc(listing))
     return listing
+
+
+def check_home(project: Project) -> None:
+    """Raise ConfigurationError where data.path names a home as `~`, which DVC does not expand."""
+    path = project.params.data.path
+    home = os.path.expanduser(path)
+    if home != path and not project.data.exists():  # a folder may have that name
+        raise ConfigurationError(
+            f"params.yaml: data.path: {path}: DVC, which tracks it, takes ~ for a folder's name; "
+            f"write 'path: {home}'"
+        )
 
 
 def _stops_dvc(listing: Listing) -> str:

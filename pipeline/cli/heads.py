@@ -22,6 +22,8 @@ from pipeline.metrics import wilson
 from pipeline.project import open_project
 
 COLUMNS = ("path", "sha256", "label", "prediction", "probability")
+SHOWN = ("label", "prediction", "probability", "sha256", "path")
+"""The same in a table: the longest last, so that nothing is padded to it."""
 ROWS = 4096
 """Images predicted at a time."""
 
@@ -203,10 +205,13 @@ def _print(rows: Iterator[dict[str, Any]], form: str) -> None:
         writer.writeheader()
         writer.writerows(rows)
         return
-    cells = [list(COLUMNS)]
-    for row in rows:
-        shown = {**row, "sha256": row["sha256"][:12]}
-        if "probability" in row:
-            shown["probability"] = f"{row['probability']:.4f}"
-        cells.append([dataset.on_one_line(str(shown.get(name, ""))) for name in COLUMNS])
-    print(*table(cells), sep="\n")
+    shown = [_shown(row) for row in rows]
+    columns = [name for name in SHOWN if name in (shown[0] if shown else SHOWN)]
+    print(*table([columns, *([row[name] for name in columns] for row in shown)]), sep="\n")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    cells = {**row, "sha256": row["sha256"][:12]}
+    if "probability" in row:
+        cells["probability"] = f"{row['probability']:.4f}"
+    return {name: dataset.on_one_line(str(cell)) for name, cell in cells.items()}

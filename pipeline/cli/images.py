@@ -1,7 +1,9 @@
 """`headstart check --images`: are the files those that prepare saw? Decodes and hashes none."""
 
+from typing import NoReturn
+
 from pipeline import changes
-from pipeline.changes import KINDS, Changes
+from pipeline.changes import KINDS, Changes, Prepared
 from pipeline.dataset import on_one_line
 from pipeline.errors import InputError
 from pipeline.formats import Listing
@@ -16,7 +18,7 @@ BY_FORCE = "run 'dvc repro -f prepare', then 'dvc repro'"
 def run(project: Project, listing: Listing) -> None:
     """Print what changed since prepare, by kind.
 
-    Raises InputError where anything did, or where too little is left to run on.
+    Raises InputError where anything did, data.path too, or where too little is left to run on.
     """
     before = changes.prepared(project.artifacts)
     if before is None:
@@ -25,6 +27,8 @@ def run(project: Project, listing: Listing) -> None:
         _say_unusable(listing, found.absent, found.unseen)
         return
     found = changes.compare(before.seen, listing)
+    if moved(project, before):
+        _refuse_moved(project, before, found, listing)
     if not before.timed:
         print("images: artifacts/runs/prepare.parquet is missing or old: sizes alone are compared")
     for kind, words in KINDS.items():
@@ -38,6 +42,22 @@ def run(project: Project, listing: Listing) -> None:
         )
         raise InputError(f"{found.count} {saw}; {remedy(project, listing, found)}")
     print(f"images: {len(listing.entries) - len(found.absent)} files are as prepare saw them")
+
+
+def moved(project: Project, before: Prepared) -> bool:
+    """Whether data.path is another than prepare saw, as far as is known; DVC sees that too."""
+    return before.seen.data not in ("", project.params.data.path)
+
+
+def _refuse_moved(project: Project, before: Prepared, found: Changes, listing: Listing) -> NoReturn:
+    """Say of the files of another data.path what they are, and nothing of those before."""
+    paths = {entry.path for entry in listing.entries}
+    alike = len(paths.difference(found.unseen, found.absent))
+    now, then = (on_one_line(path) for path in (project.params.data.path, before.seen.data))
+    print(f"images: data.path is {now}; prepare saw {then}, which is not looked at")
+    print(f"images: {alike} of {len(paths)} files have name, size and time of one that prepare saw")
+    _say_unusable(listing, found.absent, found.unseen)
+    raise InputError(f"data.path changed since prepare, from {then} to {now}; run 'dvc repro'")
 
 
 def remedy(project: Project, listing: Listing, found: Changes) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 
 from pipeline import changes, files, planning
 from pipeline.changes import Changes
-from pipeline.cli import dvc
+from pipeline.cli import dvc, work
 from pipeline.cli.check import check_store, list_images
 from pipeline.cli.dvc import Outlook
-from pipeline.cli.images import BY_FORCE, seen_by_dvc
-from pipeline.cli.wording import size, table
+from pipeline.cli.images import BY_FORCE, moved, seen_by_dvc
+from pipeline.cli.wording import seconds, size, table
+from pipeline.cli.work import Work
 from pipeline.dataset import Images
 from pipeline.errors import ConfigurationError, ResourceError
 from pipeline.extraction import Places
@@ -32,6 +33,7 @@ class Plan:
     costs: dict[str, Cost]
     disks: list[Disk]
     outlook: Outlook | None
+    work: dict[str, Work]
     notes: Notes
 
 
@@ -49,7 +51,9 @@ def run(*, as_json: bool = False) -> int:
     else:
         notes.append("the sample is not made yet; run 'dvc repro prepare' for a plan with figures")
     disks = planning.disks(_needs(project, costs, outlook))
-    plan = Plan(len(images.sha256) if images else None, costs, disks, outlook, notes)
+    runs = project.artifacts / "runs"
+    todo = work.ahead(outlook.all, project.params, runs) if outlook else {}
+    plan = Plan(len(images.sha256) if images else None, costs, disks, outlook, todo, notes)
     print(
         files.json_text(_as_json(plan)) if as_json else "".join(map("{}\n".format, _lines(plan))),
         end="",
@@ -69,6 +73,8 @@ def _images(project: Project, listing: Listing, notes: Notes) -> tuple[Images, b
     if count := len(todo.intersection(found.unseen) if digests else todo):
         notes.append(f"{_files(count)} hashed for this plan; nothing was written")
     images = planning.distinct_images(listing, project.params.data.split, digests)
+    if before and moved(project, before):
+        return images, False
     now = set(images.sha256.astype(str))
     if (
         before
@@ -160,6 +166,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "backbones": {name: asdict(cost) for name, cost in plan.costs.items()},
         "disks": [{**asdict(one), "path": str(one.path), "fits": one.fits} for one in plan.disks],
         "stages": {"run": outlook.run, "follow": outlook.follow} if outlook else None,
+        "work": {kind: asdict(one) for kind, one in plan.work.items()} if outlook else None,
         "notes": plan.notes,
     }
 
@@ -175,14 +182,15 @@ def _lines(plan: Plan) -> list[str]:
         for disk in plan.disks
         if disk.needed
     ]
-    return [*lines, *_stages(plan.outlook), *(f"note: {note}" for note in plan.notes)]
+    lines += [*_stages(plan.outlook), *work.lines(plan.work)]
+    return [*lines, *(f"note: {note}" for note in plan.notes)]
 
 
 def _row(cost: Cost) -> list[str]:
-    seconds = "?" if cost.seconds is None else _seconds(cost.seconds)
+    known = "?" if cost.seconds is None else seconds(cost.seconds)
     speed = f" ({cost.speed})" if cost.speed else ""
     sizes = ["?" if count is None else size(count) for count in (cost.store, cost.artifacts)]
-    return [str(cost.images), str(cost.new), seconds + speed, *sizes]
+    return [str(cost.images), str(cost.new), known + speed, *sizes]
 
 
 def _stages(outlook: Outlook | None) -> list[str]:
@@ -204,7 +212,3 @@ def _counted(stages: Sequence[str]) -> str:
         for name in stages
     ]
     return ", ".join(dict.fromkeys(words))
-
-
-def _seconds(count: float) -> str:
-    return "0" if not count else "<0.1" if count < 0.1 else f"{count:.{1 if count < 10 else 0}f}"

@@ -48,7 +48,7 @@ def _seen(project: Project) -> Iterator[str]:
 
 
 def _controls(project: Project) -> set[tuple[str, str]]:
-    """(backbone, head) of the run's controls; see `evaluation.controls`."""
+    """(backbone, head) of the run's controls, which are never the best."""
     params = project.params
     plain = {name for name, one in params.backbones.items() if one.source in CONTROL_SOURCES}
     dull = {name for name, one in params.heads.items() if one.kind in CONTROL_KINDS}

@@ -21,6 +21,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def seconds(count: float) -> str:
+    """How many, as exactly as one wants to read it: `<0.1`, `3.4`, `210`."""
+    return "0" if not count else "<0.1" if count < 0.1 else f"{count:.{1 if count < 10 else 0}f}"
+
+
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows as lines, their columns as wide as the widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -54,11 +54,6 @@ class Result:
         return self.backbone, self.head
 
 
-def controls(results: Iterable[Result]) -> set[tuple[str, str]]:
-    """(backbone, head) of those that are never the best."""
-    return {result.name for result in results if result.control}
-
-
 def evaluate(artifacts: Path, backbones: Iterable[str], head_names: list[str]) -> list[Result]:
     """Every backbone and head of the run on val (fit on train) and test (fit on train + val).
 

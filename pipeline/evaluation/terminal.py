@@ -1,4 +1,4 @@
-"""The table of heads for the terminal, from the content of metrics.json."""
+"""The best and the table of heads for the terminal, from the content of metrics.json."""
 
 from collections.abc import Collection
 from typing import Any
@@ -7,12 +7,24 @@ from pipeline.comparison import LEVEL
 from pipeline.evaluation.summary import FINETUNED, order
 
 
+def headline(summary: dict[str, Any]) -> str:
+    """The best by validation, in a line, and what prints the table."""
+    best = summary.get("best")
+    if best is None:
+        return "no best: every head is a control; 'headstart results' prints the table"
+    told = f"best by validation: {best['backbone']} / {best['head']}"
+    if "accuracy" in best:
+        low, high = best["accuracy_ci95"]
+        told += f", test {best['accuracy']:.4f} ({low:.4f} to {high:.4f})"
+    return f"{told}; 'headstart results' prints the table"
+
+
 def describe(summary: dict[str, Any], controls: Collection[tuple[str, str]] = ()) -> str:
     """The table of heads for the terminal, best by validation first, and what transfer brings.
 
     Validation and test accuracy, its 95 % interval, the number of test images, and in points the
     difference from the best on the same ones, with its p value after Holm where it is not chance.
-    controls: see `controls`; they are marked.
+    controls: (backbone, head) of those that are never the best; they are marked.
     """
     best = summary.get("best", {})
     named = [

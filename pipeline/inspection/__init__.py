@@ -163,7 +163,7 @@ def describe(found: Inspection) -> str:
     if not said["inspected"]:
         return "\n".join(said["notes"])
     limits = (
-        f"cosine above {said['cosine_above']:.2f}, or {said['hash_distance_up_to']} bits of a hash"
+        f"cosine above {said['cosine_above']:g}, or {said['hash_distance_up_to']} bits of a hash"
     )
     crossing = f"{said['across_splits']} across splits, {said['across_labels']} across labels"
     broken = f"{said['constant_vectors']} constant, {said['nan_vectors']} with NaN"
