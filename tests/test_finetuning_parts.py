@@ -198,6 +198,11 @@ def test_made__a_block_that_is_itself_called_head__is_trained_beside_the_fitted_
     ]
 
 
+def test_warmup__where_nobody_says__is_an_epoch_of_several():
+    assert [entry(epochs=epochs).warmup for epochs in (1, 2, 9)] == [0, 1, 1]
+    assert entry(epochs=9, warmup_epochs=0).warmup == 0
+
+
 @pytest.mark.parametrize("schedule", ["constant", "step", "plateau", "cosine"])
 def test_set_rates__warm_up_rises_then_the_schedule_is_followed(schedule):
     keys = {"schedule": schedule, "epochs": 6, "warmup_epochs": 1, "lr": 0.5}

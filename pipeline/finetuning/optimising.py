@@ -103,7 +103,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, entry: FinetuneParams, updates:
         num_epochs=entry.epochs,
         decay_epochs=max(1, -(-entry.epochs // STEPS)),
         decay_rate=DECAY,
-        warmup_epochs=entry.warmup_epochs,
+        warmup_epochs=entry.warmup,
         warmup_lr=0.0,
         step_on_epochs=False,
         updates_per_epoch=updates,
@@ -123,7 +123,7 @@ def set_rates(
     losses: validation losses of the epochs so far. Nothing but these arguments has a say, so a
     resumed run needs no state of a schedule. Warm-up is linear and its last step has the full rate.
     """
-    warm = update < entry.warmup_epochs * updates
+    warm = update < entry.warmup * updates
     machinery.scheduler.step_update(update + 1 if warm else update)
     factor = eased(losses) if entry.schedule == "plateau" else 1.0
     for group in machinery.optimizer.param_groups:

@@ -79,7 +79,7 @@ def _check_finetunes(params: Params, where: str) -> None:
                 f"{at}.unfreeze is {entry.unfreeze!r}: with init random nothing is worth keeping as "
                 "it is; write unfreeze: all"
             )
-        if entry.warmup_epochs >= entry.epochs and entry.warmup_epochs:
+        if entry.warmup and entry.warmup >= entry.epochs:
             raise ConfigurationError(
                 f"{at}.warmup_epochs is {entry.warmup_epochs}: must be below epochs ({entry.epochs})"
             )

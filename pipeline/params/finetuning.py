@@ -39,7 +39,7 @@ class FinetuneParams(Block):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 0.8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["constant", "step", "plateau", "cosine"] = "cosine"
-    warmup_epochs: Annotated[int, Field(ge=0)] = 1
+    warmup_epochs: Annotated[int, Field(ge=0)] | None = None
     batch_norm: Literal["frozen", "train"] | None = None
     augment: Literal["none", "flip", "crop", "trivial"] = "crop"
     mixup: Annotated[float, Field(ge=0)] = 0.0
@@ -53,3 +53,8 @@ class FinetuneParams(Block):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "amp"] = "amp"
     channels_last: bool = True
+
+    @property
+    def warmup(self) -> int:
+        """Epochs in which the rate rises: one, where nobody says, of several."""
+        return min(1, self.epochs - 1) if self.warmup_epochs is None else self.warmup_epochs
