@@ -535,7 +535,8 @@ def test_inspect__test_images__have_no_suspects_but_duplicates(desk):
 
 
 def test_dvc__inspection_needs_no_head_and_no_parameter():
-    deps = closure.code_deps("inspect")
+    params = "pipeline/params/"  # whose shape is that of the whole file
+    deps = [dep for dep in closure.code_deps("inspect") if not dep.startswith(params)]
     assert not [dep for dep in deps if "heads" in dep or "selection" in dep or "train" in dep]
     assert not [dep for dep in deps if "cluster" in dep]
 
