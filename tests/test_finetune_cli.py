@@ -3,14 +3,17 @@
 import json
 import shutil
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import stages.finetune
-from pipeline import dataset, durations, files
+from pipeline import dataset, durations, files, frozen, heads
 from pipeline.cli import main
 from pipeline.finetuning import energy, live
 from pipeline.finetuning.course import Told
+from pipeline.taps import Tap
 from tests.conftest import edit_yaml, make_pixel_project
 from tests.finetuning_desk import QUICK, make
 
@@ -98,6 +101,37 @@ def test_groups__are_in_forward_order_and_the_head_last(project, capsys):
     assert [line.split()[-1] for line in lines[-3:-1]] == ["trained", "trained"]
     assert all(line.endswith("frozen") for line in lines[1:-3])
     assert lines[-2].startswith("fitted head")
+
+
+def test_groups__head_of_an_inner_layer__says_that_later_blocks_are_left_out(
+    project, monkeypatch, capsys
+):
+    enter(project, mine=QUICK | {"unfreeze": "last:2"})
+    assert "leaves out" not in headstart(capsys, "finetune", "groups", "mine")
+    found = heads.load_record(project / "artifacts/heads/tiny", "logistic")
+    inner = replace(found, layers=("layer3",))
+    monkeypatch.setattr(heads, "load_record", lambda *_: inner)
+    known = frozen.load(project / "artifacts/backbones/tiny")
+    monkeypatch.setattr(
+        frozen,
+        "load",
+        lambda _: SimpleNamespace(taps=[Tap("layer3", "layer3", "avg")], dims=known.dims),
+    )
+    said = headstart(capsys, "finetune", "groups", "mine").splitlines()[-1]
+    assert said == "of these a run leaves out blocks that the head does not see, which sees layer3"
+
+
+def test_live__dvclive_has_the_epochs_of_one_run(tmp_path):
+    pytest.importorskip("dvclive")
+    for figure, epochs in ((0.1, (1, 2, 3)), (0.2, (4, 5)), (0.9, (1, 2))):  # run, resumed, anew
+        with live.watching("mine", 5, tmp_path) as watch:
+            for epoch in epochs:
+                watch(Told(epoch, 0, 2, 0.5, {**ROW, "epoch": epoch, "val_accuracy": figure}))
+        found = (tmp_path / "finetune-mine-live/plots/metrics/val_accuracy.tsv").read_text()
+        rows = [line.split() for line in found.splitlines()[1:]]
+        wanted = range(1, epochs[-1] + 1)
+        assert [int(step) for step, _ in rows] == list(wanted)
+        assert float(rows[-1][1]) == figure
 
 
 def test_groups__unknown_entry__names_the_near_miss(project, capsys):

@@ -275,6 +275,18 @@ def test_run__loss_that_is_no_number__stops_with_the_best_kept(desk, tmp_path, m
     desk.run(tmp_path, unfreeze="last:1", lr=1e-4)  # nothing is in its way
 
 
+def test_run__validation_that_is_no_number__stops_with_the_best_kept(desk, tmp_path):
+    """One step, whose loss was of the start: only validation tells what became of the weights."""
+    with pytest.raises(
+        IntegrityError, match="on validation after epoch 1; lower lr or set clip"
+    ) as e:
+        desk.run(
+            tmp_path, unfreeze="all", optimizer="sgd", lr=1e30, clip=None, epochs=1, batch_size=36
+        )
+    assert e.value.exit_code == 4
+    assert (tmp_path / "runs/finetune-mine/best.safetensors").exists()
+
+
 def out_of_memory_above(images: int, where: str = "forward"):
     inner = getattr(Network, where)
 

@@ -7,7 +7,7 @@ import torch
 from pipeline import fitting, heads
 from pipeline.backbones import bare
 from pipeline.errors import ConfigurationError
-from pipeline.finetuning import blocks, folding, optimising, outcome, pictures
+from pipeline.finetuning import blocks, folding, memory, optimising, outcome, pictures
 from pipeline.finetuning.blocks import Block
 from pipeline.finetuning.network import copied, followed, learn, moving
 from pipeline.finetuning.optimising import eased
@@ -90,6 +90,8 @@ MODELS = {
     "timm/test_vit": (7, "cls_token", "blocks.5"),
     "timm/test_mambaout": (8, "stem", "head"),
     "timm/densenet121": (59, "features.conv0", "features.denseblock4.denselayer16"),
+    "timm/convnext_atto": (13, "stem", "stages.3.blocks.1"),
+    "timm/inception_v4": (20, "features.0", "features.21"),
     "timm/cs3darknet_s": (10, "stem", "stages.3"),
     "torchvision/resnet18": (9, "conv1", "layer4.1"),
     "torchvision/vit_b_16": (13, "conv_proj", "encoder.layers.encoder_layer_11"),
@@ -104,7 +106,8 @@ def test_blocks__have_every_parameter_once_in_forward_order(model):
     names = [name for block in listed for name in block.parameters]
     assert sorted(names) == sorted(name for name, _ in body.named_parameters())
     assert (len(listed), listed[0].name, listed[-1].name) == MODELS[model]
-    assert len({block.name for block in listed}) == len(listed)
+    for block in listed:  # what `headstart finetune groups` prints can be written under unfreeze
+        assert blocks.trained([block.name], listed, AT) == [block]
 
 
 LISTED = [Block(name, (f"{name}.weight",)) for name in ("stem", "layer1.0", "layer1.1", "layer2.0")]
@@ -254,6 +257,34 @@ def test_learn__whatever_has_statistics__rests_unless_they_follow():
         same = [torch.equal(before[name], values) for name, values in followed(body).items()]
         assert not any(same) if follow else all(same)
     assert set(moving(body, ["2.weight"], statistics=True)) == {*before, "2.weight"}
+
+
+def test_room__is_one_budget_of_all_that_is_decoded():
+    room = memory.Room(100)
+    photo = np.zeros((4, 4, 3), np.uint8)  # 48 bytes
+    listed = pictures.Listed(list("abc"), list("abc"), np.zeros(3, np.int64))
+    first, second = (pictures.Decoded(None, listed, None, room) for _ in range(2))
+    for decoded in (first, second):
+        decoded._read = lambda place: photo
+    assert first[0] is photo
+    assert second[0] is photo
+    assert second[1] is photo
+    assert (len(first.kept), len(second.kept), room.left) == (1, 1, 4)
+    assert second.full
+    assert not first.full
+    assert 0 < memory.room().left < 1e15
+
+
+def test_has_run_out__knows_what_torch_and_cuda_say():
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        assert memory.has_run_out(error)
+    assert not memory.has_run_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not memory.has_run_out(ValueError("out of memory"))
 
 
 def test_order__is_told_by_seed_and_epoch_and_drops_what_fills_no_step():

@@ -100,9 +100,39 @@ def _refuse() -> None:
 
 
 def test_a_process_that_refuses__prints_no_traceback(capfd):
-    with pytest.raises(ResourceError), ranks.together(2, CPU, _refuse):
+    with pytest.raises(InputError), ranks.together(2, CPU, _refuse):
         ranks.total(1.0)
     assert "Traceback" not in capfd.readouterr().err
+
+
+class _Fatal:
+    """Nothing that a process survives reading."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_ends_before_all_have_met__is_one_line():
+    with (
+        pytest.raises(ResourceError, match=r"1 of 2 processes .*exit code 9"),
+        ranks.together(2, CPU, print, _Fatal()),
+    ):
+        pass
+    assert ranks.count() == 1
+
+
+def _meet_a_photo_that_changed() -> None:
+    ranks.total(1.0)
+    raise InputError("photo 7 changed")
+
+
+def test_what_another_process_alone_meets__is_raised_by_the_first():
+    with (
+        pytest.raises(InputError, match="photo 7 changed"),
+        ranks.together(2, CPU, _meet_a_photo_that_changed),
+    ):
+        ranks.total(1.0)
+        ranks.total(1.0)
 
 
 def _vanish() -> None:

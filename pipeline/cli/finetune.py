@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import frozen, heads
 from pipeline.cli.wording import counted, size, table
 from pipeline.errors import HeadstartError, InputError, IntegrityError
-from pipeline.params import FinetuneParams
+from pipeline.params import PENULTIMATE, FinetuneParams
 from pipeline.project import Project, open_project
 
 EXAMPLE = (
@@ -49,6 +49,12 @@ def groups(name: str) -> int:
     moved = sum(one.parameters for one in found if not one.frozen)
     total = sum(one.parameters for one in found)
     print(*table(rows), f"{moved:,} of {total:,} parameters are trained", sep="\n")
+    if entry.unfreeze != "head" and (
+        inner := [one for one in record.layers or () if one != PENULTIMATE]
+    ):
+        print(
+            f"of these a run leaves out blocks that the head does not see, which sees {', '.join(inner)}"
+        )
     return 0
 
 

@@ -95,17 +95,17 @@ def _size(part: torch.nn.Module) -> int:
 
 
 def _names(parts: Sequence[Sequence[str]]) -> list[str]:
-    """A name of its own for each, as short as tells it from the others; parameters' names are given."""
+    """A name for each, as short as can be where none is another's or that of a part which holds others.
+
+    parts: names of the parameters of each.
+    """
     depths = [_shared(part) for part in parts]
     while True:
-        found = [
-            ".".join(part[0].split(".")[:depth]) for part, depth in zip(parts, depths, strict=True)
-        ]
-        if len(set(found)) == len(found):
+        found = [".".join(part[0].split(".")[:to]) for part, to in zip(parts, depths, strict=True)]
+        short = [sum(_holds(name, other) for other in found) > 1 for name in found]
+        if not any(short):
             return found
-        depths = [
-            depth + (found.count(name) > 1) for name, depth in zip(found, depths, strict=True)
-        ]
+        depths = [depth + more for depth, more in zip(depths, short, strict=True)]
 
 
 def _shared(names: Sequence[str]) -> int:

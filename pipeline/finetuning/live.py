@@ -70,13 +70,19 @@ def _dvclive(folder: Path) -> Callable[[Row], None]:
         return lambda _: None
     from dvclive.live import Live
 
-    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=True)
+    found: list[Any] = []
 
     def log(row: Row) -> None:
+        if not found:
+            on = row["epoch"] > 1  # of a run that goes on; a new one begins anew
+            found.append(
+                Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, resume=on)
+            )
+        live = found[0]
+        live.step = int(row["epoch"])
         for name in finetuned.COLUMNS[1:]:
             if row.get(name) is not None:
                 live.log_metric(name, float(row[name]))
-        live.step = int(row["epoch"])
         live.make_summary()
 
     return log

@@ -131,7 +131,7 @@ class _Run:
             self._halve(len(y))
         loss, whole = ranks.total(loss, right)
         if not math.isfinite(loss):
-            raise self._broken(loss)
+            raise self._broken(loss, f"in epoch {standing.epoch + 1}, step {standing.update + 1}")
         ranks.sum_up(self.network)
         self.steps.change(number)
         standing.count(loss, int(whole), self.course.step_size)
@@ -163,7 +163,7 @@ class _Run:
             flush=True,
         )
 
-    def _broken(self, loss: float) -> IntegrityError:
+    def _broken(self, loss: float, where: str) -> IntegrityError:
         """The loss is no number: the best weights so far are restored, kept, and told."""
         standing, course = self.standing, self.course
         put(self.network, standing.best)
@@ -173,7 +173,6 @@ class _Run:
             files.write_bytes(kept, save(tensors))
             (course.folder / state.FILE).unlink(missing_ok=True)
         reached = standing.score(standing.best_epoch).accuracy
-        where = f"in epoch {standing.epoch + 1}, step {standing.update + 1}"
         best = f"epoch {standing.best_epoch}, validation accuracy {reached:.4f}"
         return IntegrityError(
             f"finetune.{course.name}: the loss is {loss} {where}; lower lr or set clip, then run it "
@@ -186,6 +185,8 @@ class _Run:
         rate = self._set_rates(self._number - 1)
         judged = self.network if average is None else average.module
         score = ranks.told(lambda: self._score(judged))
+        if not math.isfinite(score.loss):
+            raise self._broken(score.loss, f"on validation after epoch {standing.epoch + 1}")
         standing.epoch, standing.update = standing.epoch + 1, 0
         row = _row(standing, score, rate)
         standing.add(row)

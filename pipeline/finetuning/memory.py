@@ -44,7 +44,7 @@ def has_run_out(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
+        "out of memory" in text or "can't allocate memory" in text or "ALLOC_FAILED" in text
     )
 
 

@@ -121,7 +121,8 @@ def set_rates(
     """Set the rates for a step, counted from 0 over all epochs; returns that of the last block.
 
     losses: validation losses of the epochs so far. Nothing but these arguments has a say, so a
-    resumed run needs no state of a schedule. Warm-up is linear and its last step has the full rate.
+    resumed run needs no state of a schedule. Warm-up is linear towards the full rate; the schedule is
+    counted from the first step, so that after warm-up it stands where it would without (timm's way).
     """
     warm = update < entry.warmup * updates
     machinery.scheduler.step_update(update + 1 if warm else update)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ from torch import distributed
 from pipeline.errors import HeadstartError, ResourceError
 
 T = TypeVar("T")
+
+MEETING = timedelta(minutes=5)
+"""How long one waits for the others to begin."""
 
 PATIENCE = timedelta(hours=12)
 """How long one waits for what another has to tell: the first may be validating many images."""
@@ -36,8 +40,9 @@ GRACE = 30.0
 """Seconds that the others have to end, once the first is done."""
 
 _GONE = ("Connection closed by peer", "Connection reset by peer")
+_TELLING: list[Any] = []
 _SUMMING: list[Any] = []
-"""The group that sums gradients, where that is not the one that tells everything else."""
+"""The groups that tell, and that sum gradients; empty where one process trains."""
 
 
 def count() -> int:
@@ -61,13 +66,13 @@ def sum_up(network: torch.nn.Module) -> None:
     if count() == 1 or not moved:
         return
     grads = [torch.zeros_like(one) if one.grad is None else one.grad for one in moved]
-    whole = torch.cat([grad.flatten() for grad in grads])
-    distributed.all_reduce(whole, group=_SUMMING[0] if _SUMMING else None)
-    at = 0
-    for one, grad in zip(moved, grads, strict=True):
-        found = whole[at : at + grad.numel()].view_as(grad)
-        if one.grad is not None or bool(found.any()):  # none stays none, or its weight would decay
-            one.grad = found.clone()
+    given = torch.tensor([float(one.grad is not None) for one in moved], device=grads[0].device)
+    whole = torch.cat([given, *(grad.flatten() for grad in grads)])
+    distributed.all_reduce(whole, group=_SUMMING[0])
+    counts, at = whole[: len(moved)].tolist(), len(moved)
+    for one, grad, known in zip(moved, grads, counts, strict=True):
+        summed = whole[at : at + grad.numel()].view_as(grad).clone()
+        one.grad = summed if known else None  # none anywhere stays none, or its weight would decay
         at += grad.numel()
 
 
@@ -79,7 +84,7 @@ def total(*values: float) -> list[float]:
 def _gathered(value: T) -> list[T]:
     found: list[Any] = [value] * count()
     if count() > 1:
-        distributed.all_gather_object(found, value)
+        distributed.all_gather_object(found, value, group=_TELLING[0])
     return found
 
 
@@ -87,7 +92,7 @@ def told(find: Callable[[], T]) -> T:
     """What the first process finds; the others wait for it and have the same."""
     said: list[Any] = [find() if own() == 0 else None]
     if count() > 1:
-        distributed.broadcast_object_list(said, src=0)
+        distributed.broadcast_object_list(said, src=0, group=_TELLING[0])
     found: T = said[0]
     return found
 
@@ -98,7 +103,7 @@ def together(
 ) -> Iterator[None]:
     """Within, this is the first of so many processes; the others run `follow(*given)`, a module's function.
 
-    Raises ResourceError where one of them ended before its time.
+    Raises what one of them raised, and ResourceError where one ended before its time.
     """
     if processes == 1:
         yield
@@ -106,17 +111,22 @@ def together(
     with tempfile.TemporaryDirectory() as folder:
         meeting = (processes, str(Path(folder) / "meeting"), device.type)
         context = multiprocessing.get_context("spawn")
+        arrived, raised = context.SimpleQueue(), context.SimpleQueue()
         others: list[BaseProcess] = [
-            context.Process(target=_other, args=(rank, meeting, follow, given))
+            context.Process(target=_other, args=(rank, meeting, arrived, raised, follow, given))
             for rank in range(1, processes)
         ]
         for one in others:
             one.start()
         try:
+            _await(others, arrived)
             _meet(0, meeting)
             yield
         except RuntimeError as error:
-            if lost := _lost(others, DYING if _is_gone(error) else 0.0):
+            lost = _lost(others, DYING if _is_gone(error) else 0.0)
+            if not raised.empty():  # as of a photo that is in its share alone
+                raise raised.get() from error
+            if lost:
                 raise lost from error
             raise
         finally:
@@ -124,30 +134,52 @@ def together(
             _end(others)
 
 
+def _await(others: Sequence[BaseProcess], arrived: "SimpleQueue[int]") -> None:
+    """Wait until all others have begun. Raises ResourceError where one has ended instead."""
+    here, until = 0, time.monotonic() + MEETING.total_seconds()
+    while here < len(others) and time.monotonic() < until:
+        if arrived.empty():
+            time.sleep(0.05)
+        else:
+            here += bool(arrived.get())
+        if lost := _lost(others, 0.0):
+            raise lost
+
+
 def _meet(rank: int, meeting: tuple[int, str, str]) -> None:
     """Join the others: by gloo, which sees at once that one is gone, and for gradients on GPUs by NCCL."""
     processes, path, kind = meeting
     distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=processes, timeout=PATIENCE
+        "gloo", init_method=f"file://{path}", rank=rank, world_size=processes, timeout=MEETING
     )
+    _TELLING.append(distributed.new_group(backend="gloo", timeout=PATIENCE))
     if kind == "cuda":
         torch.cuda.set_device(rank)
-        _SUMMING.append(distributed.new_group(backend="nccl", timeout=SUMMATION))
+    summing = "nccl" if kind == "cuda" else "gloo"
+    _SUMMING.append(distributed.new_group(backend=summing, timeout=SUMMATION))
 
 
 def _part() -> None:
+    _TELLING.clear()
     _SUMMING.clear()
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def _other(
-    rank: int, meeting: tuple[int, str, str], follow: Callable[..., None], given: tuple[Any, ...]
+    rank: int,
+    meeting: tuple[int, str, str],
+    arrived: "SimpleQueue[int]",
+    raised: "SimpleQueue[HeadstartError]",
+    follow: Callable[..., None],
+    given: tuple[Any, ...],
 ) -> None:
+    arrived.put(rank)
     _meet(rank, meeting)
     try:
         follow(*given)
     except HeadstartError as error:  # the first process tells it
+        raised.put(error)
         sys.exit(error.exit_code)
     except RuntimeError as error:
         if not _is_gone(error):

@@ -17,7 +17,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Headstart timings</title>
 <style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; }</style>
 <h1>What each way took</h1>
-<p>Of the last runs on this machine. The frozen way: every image embedded once, which all heads share, and one head chosen and fitted. Embeddings that were at hand were not computed again: see the images. A fine-tuning that was killed and resumed counts from its resumption; its seconds hold validation and export. Energy is what codecarbon estimates, where that is installed.</p>
+<p>Of the last runs on this machine. The frozen way: every image embedded once, which all heads share, and one head chosen and fitted. Embeddings that were at hand were not computed again: see the images. Of a fine-tuning that was killed and went on, training counts as far as it was saved each time; its seconds hold validation and export. Energy is what codecarbon estimates, where that is installed.</p>
 <table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></html>
