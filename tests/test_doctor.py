@@ -264,7 +264,7 @@ def test_torch__backbone_that_it_runs__tells_whether_it_sees_the_gpu(desk, monke
     assert told("auto", **none, driver=0)[0] == told("cpu", **none)[0] == "ok"
     params.backbones["big"].runtime = "onnx"
     level, text = told("cuda", **none)
-    assert (level, "used for freezing alone" in text) == ("ok", True)
+    assert (level, "used for freezing and fine-tuning" in text) == ("ok", True)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,14 @@ def test_live__dvclive_has_the_epochs_of_one_run(tmp_path):
         assert float(rows[-1][1]) == figure
 
 
+def test_groups__block_that_is_none__lists_those_there_are_then_the_near_miss(project, capsys):
+    enter(project, mine=QUICK | {"unfreeze": ["layer9"]})
+    said = headstart(capsys, "finetune", "groups", "mine", code=2)
+    assert "layer4.0" in said
+    assert "unknown block 'layer9'" in said.splitlines()[-1]
+    assert "unknown block 'layer9'" in headstart(capsys, "finetune", code=2)
+
+
 def test_groups__unknown_entry__names_the_near_miss(project, capsys):
     enter(project, mine=QUICK)
     assert "did you mean 'mine'?" in headstart(capsys, "finetune", "groups", "mini", code=2)

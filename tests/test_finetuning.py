@@ -239,9 +239,11 @@ def test_run__fresh_head_and_random_weights__begin_worse_than_the_head(desk, tmp
     assert len(moved(desk, tmp_path / "random")) == len(original(desk))
 
 
-def test_run__no_epoch_better_than_the_start__keeps_it_and_stops_early(desk, tmp_path):
+def test_run__no_epoch_better_than_the_start__keeps_it_and_stops_early(desk, tmp_path, capsys):
     record = desk.run(tmp_path, unfreeze="all", lr=0.3, optimizer="sgd", epochs=9, patience=2)
     assert (record["epoch"], record["epochs"]) == (0, 2)
+    assert "stops: no epoch was better for 2, which is patience" in capsys.readouterr().out
+    assert "nothing was tuned" in finetuning.describe(record)
     assert not moved(desk, tmp_path)
 
 

@@ -93,7 +93,7 @@ SETTINGS = [
 @pytest.mark.parametrize("keys", SETTINGS, ids="-".join)
 @pytest.mark.parametrize("after", [3, 7])
 def test_run__broken_off_and_resumed_whatever_its_settings__is_the_same(
-    desk, tmp_path, keys, after
+    desk, tmp_path, capsys, keys, after
 ):
     """In the process itself, where kills would take too long: all that goes on is what was saved."""
     asked = {"epochs": 3, "lr": 1e-2, "warmup_epochs": 1, **keys}
@@ -108,10 +108,12 @@ def test_run__broken_off_and_resumed_whatever_its_settings__is_the_same(
 
     with pytest.raises(Stop):
         desk.run(tmp_path / "parts", watch=watch, every=0.0, **asked)
+    capsys.readouterr()
     desk.run(tmp_path / "parts", **asked)
+    assert "finetune.mine goes on after" in capsys.readouterr().out
     assert written(tmp_path / "parts") == written(tmp_path / "whole")
     told = json.loads((tmp_path / "parts" / "runs" / "finetune-mine.json").read_bytes())
-    assert told["processes_killed"] == 1
+    assert told["resumptions"] == 1
     assert told["phases"]["train"] > 0
 
 

@@ -256,6 +256,13 @@ def test_parse__finetune_entry__has_a_default_for_all_but_where_it_starts():
         ({"head": "logistik"}, ["finetune.mine.head", "did you mean 'logistic'?", "run.heads"]),
         ({"unfreez": "all"}, ["finetune.mine.unfreez", "did you mean 'unfreeze'?"]),
         ({"unfreeze": "last:0"}, ["finetune.mine.unfreeze is 'last:0'"]),
+        (
+            {"unfreeze": "blocks.6"},
+            [
+                "finetune.mine.unfreeze is 'blocks.6' (text): must be head, all, last:N or a list of",
+                "[blocks.6]",
+            ],
+        ),
         ({"lr": "1e-3"}, ["finetune.mine.lr is '1e-3' (text)", "a valid number"]),
         ({"init": "random"}, ["finetune.mine.unfreeze is 'last:1'", "write unfreeze: all"]),
         ({"warmup_epochs": 5}, ["finetune.mine.warmup_epochs is 5", "below epochs (5)"]),
@@ -265,6 +272,12 @@ def test_parse__finetune_entry__has_a_default_for_all_but_where_it_starts():
 def test_parse__finetune_entry_that_cannot_be__is_told_in_a_line(keys, words):
     message = refusal(finetuning(**keys))
     assert all(word in message for word in words), message
+
+
+def test_parse__finetune_of_what_torch_cannot_train__is_refused():
+    params = finetuning(backbone="raw")
+    params["run"]["backbones"] = ["lite", "raw"]
+    assert "finetune.mine.backbone: raw is of source pixels, which has no torch" in refusal(params)
 
 
 def test_parse__finetune_entry_with_a_heads_name__is_refused():

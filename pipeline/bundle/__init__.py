@@ -173,7 +173,7 @@ def describe(made: Made) -> str:
         f"{len(said['classes'])} classes, {len(made.content) / 1e6:.1f} MB"
     )
     if shown is None:
-        return f"{what}; fine-tuned, compared with torch when it was"
+        return f"{what}; fine-tuned, compared with torch when it was written"
     return (
         f"{what}; on {shown['rows']} cached rows max |dp| {shown['most']:.1e} from scikit-learn's"
     )

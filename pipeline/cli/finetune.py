@@ -7,13 +7,16 @@ from typing import Any
 
 from pipeline import frozen, heads
 from pipeline.cli.wording import counted, size, table
-from pipeline.errors import HeadstartError, InputError, IntegrityError
+from pipeline.errors import ConfigurationError, HeadstartError, InputError, IntegrityError
 from pipeline.params import PENULTIMATE, FinetuneParams
 from pipeline.project import Project, open_project
 
 EXAMPLE = (
     "finetune: {{finetuned: {{backbone: {backbone}, head: {head}, unfreeze: last:1, epochs: 5}}}}"
 )
+FOLDING = ("logistic", "linear_svm", "ridge", "lda", "nearest_mean")
+"""Kinds of heads that training starts from exactly."""
+
 METRICS = "evaluation/metrics.json"
 
 
@@ -40,7 +43,12 @@ def groups(name: str) -> int:
     dims = dict(zip((tap.name for tap in known.taps), known.dims, strict=True))
     dim = sum(dims[layer] for layer in record.layers or [known.taps[0].name])
     origin = project.backbone(entry.backbone)
-    found = finetuning.groups(name, entry, origin, dim=dim, classes=len(record.classes))
+    wrong = None
+    try:
+        found = finetuning.groups(name, entry, origin, dim=dim, classes=len(record.classes))
+    except ConfigurationError as error:  # the table has the names to choose from
+        wrong, entry = error, entry.model_copy(update={"unfreeze": "head"})
+        found = finetuning.groups(name, entry, origin, dim=dim, classes=len(record.classes))
     rows = [("block", "parameters", "rate", "")]
     rows += [
         (one.name, f"{one.parameters:,}", f"{one.rate:.3g}", "frozen" if one.frozen else "trained")
@@ -55,6 +63,8 @@ def groups(name: str) -> int:
         print(
             f"of these a run leaves out blocks that the head does not see, which sees {', '.join(inner)}"
         )
+    if wrong:
+        raise wrong
     return 0
 
 
@@ -62,13 +72,14 @@ def _explained(project: Project) -> Iterator[str]:
     run = project.params.run
     best = _metrics(project).get("best", {})
     backbone, head = best.get("backbone", run.backbones[0]), best.get("head", run.heads[0])
-    if head not in run.heads:
-        head = run.heads[0]
+    folding = [name for name in run.heads if project.params.heads[name].kind in FOLDING]
+    if head not in folding:  # or it would start from another than it names
+        head = (folding or run.heads)[0]
     yield "finetune is empty in params.yaml, so nothing is fine-tuned: the stage does not exist."
     yield "It would train some of a backbone's blocks on, from exactly where a fitted head stands."
     yield "To try it, write there in place of finetune: {}"
     yield f"  {EXAMPLE.format(backbone=backbone, head=head)}"
-    yield "then 'headstart finetune' measures what it would cost, and 'dvc repro finetune@finetuned evaluate report' does it."
+    yield "then 'headstart finetune' measures what it would cost, and 'dvc repro finetune@finetuned evaluate report bundle' does it."
     yield "Do not type 'dvc repro finetune' while it is empty: DVC would run the whole pipeline."
 
 
@@ -82,12 +93,14 @@ def _entry(project: Project, name: str, entry: FinetuneParams) -> Iterator[str]:
     yield from (f"  learning curve {curve}: {said}" for curve, said in _curves(project, entry))
     try:
         yield f"  cost: {_cost(project, name, entry)}"
+    except ConfigurationError:  # the entry cannot run: what it would cost is nothing to go by
+        raise
     except HeadstartError as error:
         yield f"  cost: unknown: {error}"
     done = _metrics(project).get(entry.backbone, {}).get(name, {}).get("finetuned")
     if done:
         yield f"  after: {done['sentence']}"
-    yield f"  to do it: dvc repro finetune@{name} evaluate report"
+    yield f"  to do it: dvc repro finetune@{name} evaluate report bundle"
 
 
 def _standing(project: Project, entry: FinetuneParams) -> str:

@@ -156,11 +156,13 @@ def describe(record: dict[str, Any]) -> str:
     val, agreement = record["val"], record["started_from"]["agreement"]
     started = "from random numbers" if agreement is None else f"from {record['head']}"
     if agreement is not None:
+        started += ", a logistic regression beside it" if record["started_from"]["note"] else ""
         started += f", agreeing with it on {agreement:.1%} of the validation images"
     alpha = "" if record["alpha"] is None else f", {record['alpha']:g} of the way from the start"
+    kept = "" if record["epoch"] else "; no epoch was better than the start, so nothing was tuned"
     return (
         f"{record['name']}: started {started}; kept epoch {record['epoch']} of {record['epochs']}{alpha}; "
-        f"validation accuracy {val['accuracy']:.4f}, log loss {val['log_loss']:.4f}"
+        f"validation accuracy {val['accuracy']:.4f}, log loss {val['log_loss']:.4f}{kept}"
     )
 
 
@@ -249,7 +251,7 @@ def _note_run(
     note = {
         "seconds": round(sum(phases.values()), 3),
         "phases": phases,
-        "processes_killed": standing.parts - 1,
+        "resumptions": standing.parts - 1,
         "epochs": standing.epoch,
         "images": len(course.learn.listed),
         "device": device.type,

@@ -41,11 +41,19 @@ def train(
         standing.history.append(_row(standing, first))
     else:
         standing = state.resume(left, network, machinery, network.mean.device)
+        _tell(course, f"goes on after {standing.epoch} epochs and {standing.update} steps")
     steps = Step(network, machinery, course.entry, start)
     run = _Run(network, machinery, course, standing, steps, watch)
     while standing.epoch < course.entry.epochs and not _is_enough(standing, course.entry):
         run.epoch()
+    if standing.epoch < course.entry.epochs:
+        _tell(course, f"stops: no epoch was better for {standing.waited}, which is patience")
     return standing, start
+
+
+def _tell(course: Course, what: str) -> None:
+    if ranks.own() == 0:
+        print(f"headstart: finetune.{course.name} {what}", flush=True)
 
 
 def _is_enough(standing: Standing, entry: FinetuneParams) -> bool:

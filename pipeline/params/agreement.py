@@ -2,7 +2,7 @@
 
 from pipeline.errors import ConfigurationError
 from pipeline.names import NAME, unknown
-from pipeline.params.backbones import RESERVED
+from pipeline.params.backbones import RESERVED, WITHOUT_TORCH
 from pipeline.params.data import SplitParams
 from pipeline.params.whole import Params
 
@@ -74,6 +74,11 @@ def _check_finetunes(params: Params, where: str) -> None:
                 raise ConfigurationError(
                     f"{at}.{key}: {unknown(key, given, listed)} (it starts from one of run.{key}s)"
                 )
+        if (source := params.backbones[entry.backbone].source) in WITHOUT_TORCH:
+            raise ConfigurationError(
+                f"{at}.backbone: {entry.backbone} is of source {source}, which has no torch network to "
+                "train; choose one of timm, torchvision, checkpoint or random"
+            )
         if entry.init == "random" and entry.unfreeze != "all":
             raise ConfigurationError(
                 f"{at}.unfreeze is {entry.unfreeze!r}: with init random nothing is worth keeping as "
@@ -93,11 +98,12 @@ def _check_bundle(params: Params, where: str) -> None:
     named = {"backbone": params.bundle.backbone, "head": params.bundle.head}
     for key, name in named.items():
         listed: list[str] = getattr(params.run, f"{key}s")
+        tuned = " or under finetune, on that backbone" if key == "head" else ""
         if key == "head":
             listed = [*listed, *_tuned_on(params, params.bundle.backbone)]
         if name is not None and name not in listed:
             raise ConfigurationError(
-                f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s)"
+                f"{where}: bundle.{key}: {unknown(key, name, listed)} (it has to be in run.{key}s{tuned})"
             )
     if len(given := [key for key, name in named.items() if name is not None]) == 1:
         other = next(key for key in named if key not in given)

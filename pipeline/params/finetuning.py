@@ -1,12 +1,13 @@
 """`finetune`: where a fine-tuned model starts, and how it is trained on."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.params.block import Block, Count, LayerNames
 
-Unfrozen = Annotated[str, Field(pattern=r"^last:[1-9][0-9]{0,3}$")]
+LAST = re.compile(r"last:[1-9][0-9]{0,3}")
 
 
 class FinetuneParams(Block):
@@ -28,7 +29,7 @@ class FinetuneParams(Block):
     backbone: str
     head: str
     init: Literal["head", "fresh", "random"] = "head"
-    unfreeze: Literal["head", "all"] | Unfrozen | LayerNames = "last:1"
+    unfreeze: str | LayerNames = "last:1"
     gradual: bool = False
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
@@ -53,6 +54,14 @@ class FinetuneParams(Block):
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["float32", "amp"] = "amp"
     channels_last: bool = True
+
+    @field_validator("unfreeze", mode="before")
+    @classmethod
+    def _named(cls, given: object) -> object:
+        """A block's name by itself gets the line that says how to write it."""
+        if isinstance(given, str) and given not in ("head", "all") and not LAST.fullmatch(given):
+            raise ValueError(f"must be head, all, last:N or a list of blocks, [{given}]")
+        return given
 
     @property
     def warmup(self) -> int:

@@ -92,7 +92,11 @@ def torch(place: Place) -> Iterator[Finding]:
     there = f"torch {seen['torch']} with torchvision {seen['torchvision']}"
     users, device = _run_by_torch(place), _device(place)
     if not users:
-        gpu = "CUDA is there" if seen["cuda"] else "no CUDA, and it is used for freezing alone"
+        gpu = (
+            "CUDA is there"
+            if seen["cuda"]
+            else "no CUDA, and it is used for freezing and fine-tuning"
+        )
         yield ok(f"{there}; {gpu}")
     elif seen["cuda"]:
         yield ok(f"{there}; it sees {', '.join(seen['gpus'])}, and runs {users}")
