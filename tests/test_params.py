@@ -274,12 +274,6 @@ def test_parse__finetune_entry_that_cannot_be__is_told_in_a_line(keys, words):
     assert all(word in message for word in words), message
 
 
-def test_parse__finetune_of_what_torch_cannot_train__is_refused():
-    params = finetuning(backbone="raw")
-    params["run"]["backbones"] = ["lite", "raw"]
-    assert "finetune.mine.backbone: raw is of source pixels, which has no torch" in refusal(params)
-
-
 def test_parse__finetune_entry_with_a_heads_name__is_refused():
     assert "a head has this name" in refusal(changed("finetune", {"knn": FINETUNE}))
     assert "finetune: the name 'My'" in refusal(changed("finetune", {"My": FINETUNE}))

@@ -2,7 +2,7 @@
 
 from pipeline.errors import ConfigurationError
 from pipeline.names import NAME, unknown
-from pipeline.params.backbones import RESERVED, WITHOUT_TORCH
+from pipeline.params.backbones import RESERVED
 from pipeline.params.data import SplitParams
 from pipeline.params.whole import Params
 
@@ -74,11 +74,6 @@ def _check_finetunes(params: Params, where: str) -> None:
                 raise ConfigurationError(
                     f"{at}.{key}: {unknown(key, given, listed)} (it starts from one of run.{key}s)"
                 )
-        if (source := params.backbones[entry.backbone].source) in WITHOUT_TORCH:
-            raise ConfigurationError(
-                f"{at}.backbone: {entry.backbone} is of source {source}, which has no torch network to "
-                "train; choose one of timm, torchvision, checkpoint or random"
-            )
         if entry.init == "random" and entry.unfreeze != "all":
             raise ConfigurationError(
                 f"{at}.unfreeze is {entry.unfreeze!r}: with init random nothing is worth keeping as "
