@@ -1,11 +1,14 @@
 """The parts of fine-tuning by themselves: folded heads, blocks, rates, what is drawn, what is kept."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline import fitting, heads
 from pipeline.backbones import bare
+from pipeline.cli import finetune
 from pipeline.errors import ConfigurationError
 from pipeline.finetuning import blocks, folding, memory, optimising, outcome, pictures
 from pipeline.finetuning.blocks import Block
@@ -42,6 +45,15 @@ def fitted(kind: str, enhance, classes: int):
     with fitting.alone_on_a_thread():
         pipeline = fitting.fit(recipe, ground, rows, at).pipeline
     return pipeline, random.normal(1, 2, (400, DIM)).astype(np.float32)
+
+
+def test_folded__kinds_that_the_command_proposes__are_those_that_fold():
+    folding_kinds = []
+    for kind in sorted(set(heads.HEADS) - {"vote", "stack"}):  # which are made of others
+        with suppress(folding.InexpressibleError):
+            folding.folded(fitted(kind, None, 3)[0], DIM)
+            folding_kinds.append(kind)
+    assert folding_kinds == sorted(finetune.FOLDING)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -246,12 +246,12 @@ def _note_run(
     """Write runs/finetune-<name>.json, which is tracked by nothing, and let the unfinished run go."""
     most = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
     phases = {**clock.phases, "train": round(standing.seconds, 3)}
-    if standing.parts > 1:  # what the killed processes used was not counted
+    if standing.resumptions:  # what the killed processes used was not counted
         used = {}
     note = {
         "seconds": round(sum(phases.values()), 3),
         "phases": phases,
-        "resumptions": standing.parts - 1,
+        "resumptions": standing.resumptions,
         "epochs": standing.epoch,
         "images": len(course.learn.listed),
         "device": device.type,

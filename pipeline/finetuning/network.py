@@ -95,18 +95,14 @@ def _renamed(name: str) -> str:
 def reached(network: Network, side: int) -> set[str]:
     """Names of the parameters that the logits depend on. side: of the images, in pixels.
 
-    Not all of a backbone's are where the head sees an inner layer.
+    Not all of a backbone's are where the head sees an inner layer. Leaves it in eval mode, everything
+    trainable; each epoch says anew what is.
     """
     pixels = torch.zeros((1, 1, side, side, 3), dtype=torch.uint8, device=network.mean.device)
-    known, modes = dict(network.named_parameters()), [part.training for part in network.modules()]
-    kept = [one.requires_grad for one in known.values()]
+    known = dict(network.named_parameters())
     network.eval().requires_grad_(True)  # in training its statistics would follow these pixels
     _, logits = network.of_pixels(pixels)
     grads = torch.autograd.grad(logits.sum(), list(known.values()), allow_unused=True)
-    for part, mode in zip(network.modules(), modes, strict=True):
-        part.training = mode
-    for one, before in zip(known.values(), kept, strict=True):
-        one.requires_grad_(before)
     return {name for name, grad in zip(known, grads, strict=True) if grad is not None}
 
 

@@ -141,7 +141,8 @@ def _await(others: Sequence[BaseProcess], arrived: "SimpleQueue[int]") -> None:
         if arrived.empty():
             time.sleep(0.05)
         else:
-            here += bool(arrived.get())
+            arrived.get()
+            here += 1
         if lost := _lost(others, 0.0):
             raise lost
 

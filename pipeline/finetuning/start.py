@@ -20,7 +20,7 @@ from pipeline.finetuning.network import Network, drawing
 from pipeline.finetuning.pictures import Codes, seeded
 from pipeline.frozen import FrozenBackbone
 from pipeline.heads import Fitted, Record
-from pipeline.params import WITHOUT_TORCH, BackboneParams, FinetuneParams, HeadParams
+from pipeline.params import BackboneParams, FinetuneParams, HeadParams
 from pipeline.prediction import predict
 from pipeline.taps import Tap
 
@@ -28,6 +28,8 @@ AGREEMENT = 0.995
 """Share of validation images on which the network, before its first step, must say what the head does."""
 
 _CPU = torch.device("cpu")
+
+_WITHOUT_TORCH = ("onnx", "pixels")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def body(beginning: Beginning, init: str, seed: int, locate: Locate) -> torch.nn
 
 def check_source(entry: BackboneParams, at: str) -> None:
     """Raise ConfigurationError where an entry's backbone is no torch network. at: its place."""
-    if entry.source in WITHOUT_TORCH:
+    if entry.source in _WITHOUT_TORCH:
         raise ConfigurationError(
             f"{at}.source: {entry.source} has no torch network to train; choose a backbone of "
             "source timm, torchvision, checkpoint or random"

@@ -6,7 +6,7 @@ It has no generator's state: what is drawn in a step is told by the seed and the
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Standing:
 
     total, right, seen: of that epoch's training images so far, the sum of losses, how many were
     right and how many there were; best: the moving tensors at the best epoch; passes: parts that a
-    step's images are computed in; seconds: of training so far; parts: processes that were one
-    after another killed, and this one; since: when seconds were last counted.
+    step's images are computed in; seconds: of training so far; resumptions: how
+    often a killed run went on; since: when seconds were last counted.
     """
 
     epoch: int = 0
@@ -45,7 +45,7 @@ class Standing:
     best_epoch: int = 0
     passes: int = 1
     seconds: float = 0.0
-    parts: int = 1
+    resumptions: int = 0
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -82,18 +82,7 @@ class Standing:
         return Score(row["val_accuracy"], -row["val_loss"])
 
 
-_COUNTED = (
-    "epoch",
-    "update",
-    "total",
-    "right",
-    "seen",
-    "history",
-    "best_epoch",
-    "passes",
-    "seconds",
-    "parts",
-)
+_COUNTED = [one.name for one in fields(Standing) if one.name not in ("best", "since")]
 
 
 def save(
@@ -159,7 +148,7 @@ def resume(
     machinery.scaler.load_state_dict(content["scaler"])
     best = {name: tensor.to(device) for name, tensor in content["best"].items()}
     standing = Standing(**content["standing"], best=best)
-    standing.parts += 1
+    standing.resumptions += 1
     return standing
 
 

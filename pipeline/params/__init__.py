@@ -6,7 +6,6 @@ A module a block; `faults`, `agreement` and `loading` say what is wrong with one
 from pipeline.params.backbones import (
     CONTROL_SOURCES,
     PENULTIMATE,
-    WITHOUT_TORCH,
     BackboneParams,
     PreprocessingParams,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "CONTROL_KINDS",
     "CONTROL_SOURCES",
     "PENULTIMATE",
-    "WITHOUT_TORCH",
     "BackboneParams",
     "BundleParams",
     "CurveParams",

@@ -12,9 +12,6 @@ CONTROL_SOURCES = ("pixels", "random")
 RESERVED = "best"
 """The key of metrics.json beside the backbones' names, so no backbone may have it."""
 
-WITHOUT_TORCH = ("onnx", "pixels")
-"""Sources whose backbones have no torch network, so that nothing trains them."""
-
 PENULTIMATE = "penultimate"
 """The layer that a backbone gives by default: what its classifier's last Linear takes in."""
 

@@ -174,8 +174,9 @@ def _way(model: Head) -> str:
     trained = model.trained
     if trained is None:
         return ""
+    at = trained.started_from
     said = {
-        "head": f"started where {trained.started_from} stands",
+        "head": f"started where {'a logistic regression beside ' if model.notes else ''}{at} stands",
         "fresh": "started from the pretrained backbone and a last layer of random numbers",
         SCRATCH: "started from random numbers everywhere",
     }[trained.init]
